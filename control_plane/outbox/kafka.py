@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -35,6 +34,7 @@ _OURS: Final[dict[str, Any]] = {
 _PARTITIONS: Final = 12
 _PATIENCE: Final = 10.0
 _POLL: Final = 0.2
+_ANSWER: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +54,30 @@ class KafkaTopic:
 
     def create(self, ended: Callable[[], bool]) -> None:
         """Create the topic where it is missing and we may; given up once ``ended``. Raises :class:`OutboxError`."""
-        admin = AdminClient({**self.extra, "bootstrap.servers": self.servers, "log_level": 0})
+        faults = _Faults()
+        settings: dict[str, Any] = {**self.extra, "bootstrap.servers": self.servers, "log_level": 0}
+        settings["error_cb"] = faults.add
+        admin = AdminClient(settings)
         [asked] = admin.create_topics(
             [NewTopic(self.name, num_partitions=_PARTITIONS, replication_factor=-1)], request_timeout=_PATIENCE
         ).values()
         deadline = time.monotonic() + _PATIENCE
-        while not asked.done() and not ended() and time.monotonic() < deadline:
-            wait([asked], _POLL)
+        while not (asked.done() or faults.all_away or ended()) and time.monotonic() < deadline:
+            admin.poll(_POLL)
+        if faults.all_away and not asked.done():
+            raise self.fault(faults.cause)
         try:
             asked.result(0)
         except KafkaException as error:
             fault = error.args[0]
             known = (KafkaError.TOPIC_ALREADY_EXISTS, KafkaError.TOPIC_AUTHORIZATION_FAILED)
             if fault.code() not in (*known, KafkaError.CLUSTER_AUTHORIZATION_FAILED):
-                raise self._fault(fault) from None
+                raise self.fault(fault) from None
         except TimeoutError:
             raise OutboxError(f"Kafka at {self.servers} does not answer. See that it runs.") from None
 
-    def _fault(self, error: object) -> OutboxError:
+    def fault(self, error: object) -> OutboxError:
+        """What to tell of a fault."""
         return OutboxError(f"Kafka at {self.servers} failed: {_told(error)}. See that it runs, and what --kafka says.")
 
 
@@ -85,6 +91,7 @@ class KafkaSender:
         settings = {**topic.extra, **_OURS, "bootstrap.servers": topic.servers, "error_cb": self._failed}
         self._producer = Producer(settings)
         self._fault: KafkaError | None = None
+        self._faults = _Faults()
         self._waiting = 0
 
     def send(self, messages: Iterable[EventMessage], ended: Callable[[], bool]) -> bool:
@@ -103,14 +110,14 @@ class KafkaSender:
                 except BufferError:
                     self._producer.poll(_POLL)
                 except KafkaException as error:
-                    raise self._topic._fault(error) from None
+                    raise self._topic.fault(error) from None
                 if ended():
                     return False
             self._waiting += 1
         while self._waiting:
             self._producer.flush(_POLL)
             if self._fault is not None:
-                raise self._topic._fault(self._fault)
+                raise self._topic.fault(self._fault)
             if ended():
                 return False
         return True
@@ -119,6 +126,15 @@ class KafkaSender:
         """Let errors be told while there is nothing to send."""
         self._producer.poll(0)
 
+    def answers(self) -> bool:
+        """Whether there is a broker."""
+        try:
+            self._producer.list_topics(self._topic.name, timeout=_ANSWER)
+        except KafkaException:
+            return False
+        self._faults = _Faults()
+        return True
+
     def close(self) -> None:
         """Forget what waits."""
         self._producer.purge()
@@ -126,13 +142,31 @@ class KafkaSender:
 
     def _delivered(self, error: KafkaError | None, _message: Message) -> None:
         self._waiting -= 1
-        if error is not None and self._fault is None:
+        if error is None:
+            self._faults = _Faults()
+        elif self._fault is None:
             self._fault = error
 
     def _failed(self, error: KafkaError) -> None:
+        self._faults.add(error)
         if error.fatal() and self._fault is None:
             self._fault = error
-        self._on_fault(_told(error))
+        if self._faults.all_away:
+            self._on_fault(str(self._topic.fault(self._faults.cause)))
+
+
+class _Faults:
+    """What clients were told of brokers. One of several that is away is none; of all the cause is told before."""
+
+    def __init__(self) -> None:
+        self.all_away = False
+        self.cause = ""
+
+    def add(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.all_away = True
+        else:
+            self.cause = _told(error)
 
 
 def _told(error: object) -> str:

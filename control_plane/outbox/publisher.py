@@ -82,6 +82,8 @@ class Publisher:
                 self._news.clear()
                 if not self._round(execute, sender.send) and not self._ending.is_set():
                     sender.idle()
+                    if not self.kafka.state.up and sender.answers():
+                        self._up()
                     self._news.wait(_POLL)
 
     def _round(self, execute: Execute, send: Callable[[list[EventMessage], Callable[[], bool]], bool]) -> bool:

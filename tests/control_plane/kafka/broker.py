@@ -6,8 +6,10 @@ import socket
 import subprocess
 from pathlib import Path
 
+import trustme
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 from waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -17,6 +19,19 @@ LOGGING = """\
 <Loggers><Root level="warn"><AppenderRef ref="out"/></Root></Loggers></Configuration>
 """
 READY = 90.0
+USER, PASSWORD = "podlane", "open sesame"
+
+
+def _write_certificate(folder: Path, ca_file: Path) -> None:
+    """Kafka wants the key as PKCS#8, in one file with the chain."""
+    ca = trustme.CA()
+    certificate = ca.issue_cert("127.0.0.1")
+    ca.cert_pem.write_to_path(str(ca_file))
+    key = load_pem_private_key(certificate.private_key_pem.bytes(), None)
+    with (folder / "server.pem").open("wb") as stream:
+        stream.write(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        for pem in certificate.cert_chain_pems:
+            stream.write(pem.bytes())
 
 
 def jars() -> Path | None:
@@ -36,9 +51,13 @@ class Broker:
     def __init__(self, folder: Path, libraries: Path) -> None:
         self._folder, self._libraries = folder, libraries
         self._process: subprocess.Popen[bytes] | None = None
-        port, controller = free_port(), free_port()
+        port, controller, guarded = free_port(), free_port(), free_port()
         self.servers = f"127.0.0.1:{port}"
-        places = f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}"
+        self.guarded_servers = f"127.0.0.1:{guarded}"
+        """TLS, and the password of a user."""
+        self.ca_file = folder / "ca.pem"
+        _write_certificate(folder, self.ca_file)
+        places = f"PLAINTEXT://127.0.0.1:{port},GUARDED://127.0.0.1:{guarded},CONTROLLER://127.0.0.1:{controller}"
         settings = {
             "process.roles": "broker,controller",
             "node.id": "1",
@@ -47,7 +66,13 @@ class Broker:
             "listeners": places,
             "advertised.listeners": places,
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,GUARDED:SASL_SSL,CONTROLLER:PLAINTEXT",
+            "listener.name.guarded.ssl.keystore.type": "PEM",
+            "listener.name.guarded.ssl.keystore.location": str(folder / "server.pem"),
+            "listener.name.guarded.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.guarded.plain.sasl.jaas.config": (
+                f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
+            ),
             "auto.create.topics.enable": "false",
             "group.initial.rebalance.delay.ms": "0",
             "log.cleaner.dedupe.buffer.size": "4194304",

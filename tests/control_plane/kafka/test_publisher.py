@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from broker import Broker, free_port
+from broker import PASSWORD, USER, Broker, free_port
 from starlette.testclient import TestClient
 from waiting import until
 
@@ -172,6 +172,30 @@ def test_a_control_plane_publishes_what_it_decides(kafka: Broker, topic: str, st
         assert taken(kafka.values(topic)) == logs(store)
     finally:
         link.stop()
+
+
+def test_a_guarded_broker_wants_a_password_by_a_trusted_connection(
+    kafka: Broker, topic: str, store: EventStore, tmp_path: Path
+) -> None:
+    def guarded(password: str, *lines: str) -> KafkaTopic:
+        file = tmp_path / "kafka.properties"
+        properties = ["security.protocol = SASL_SSL", "sasl.mechanism = PLAIN", f"sasl.username = {USER}"]
+        file.write_text("\n".join([*properties, f"sasl.password = {password}", *lines]))
+        return KafkaTopic(kafka.guarded_servers, topic, read_properties(file))
+
+    append(store, "shop", 3)
+    ca = f"ssl.ca.location = {kafka.ca_file}"
+    for wrong, words in (
+        (guarded("wrong", ca), "uthentication failed"),
+        (guarded(PASSWORD), "certificate verify failed"),
+    ):
+        with publishing(store, wrong) as publisher:
+            until("the fault to be told", lambda: words in publisher.kafka.state.why, patience=PATIENCE)  # noqa: B023
+            assert "wrong" not in publisher.kafka.state.why
+            assert published(store) == {}
+    with publishing(store, guarded(PASSWORD, ca)):
+        until_published(store)
+    assert taken(kafka.values(topic)) == logs(store)
 
 
 def test_an_event_that_is_too_large_is_told_without_its_data(kafka: Broker, topic: str, store: EventStore) -> None:
