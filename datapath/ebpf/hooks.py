@@ -63,7 +63,7 @@ class _AttachOptions(ctypes.Structure):
     _fields_ = (("size", ctypes.c_size_t), ("flags", _u32), ("replace", ctypes.c_int))
 
 
-class Hook(Protocol):
+class ProgramHook(Protocol):
     """A hook of one interface."""
 
     def attach(self, program: int) -> None:
@@ -163,12 +163,12 @@ class ClsactHook:
         return _Filter(ctypes.sizeof(_Filter), program, flags, 0, _HANDLE, _PRIORITY)
 
 
-def egress_hook(ifindex: int, name: str) -> Hook:
+def egress_hook(ifindex: int, name: str) -> ProgramHook:
     """The egress hook of an interface; see :func:`hook_at`."""
     return hook_at(ifindex, name, Point.EGRESS)
 
 
-def hook_at(ifindex: int, name: str, point: Point) -> Hook:
+def hook_at(ifindex: int, name: str, point: Point) -> ProgramHook:
     """The better one of the hooks that this kernel has."""
     tcx = TcxHook(ifindex, name, point)
     try:

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final
 
-from datapath.ebpf.hooks import Hook, Point, hook_at
+from datapath.ebpf.hooks import ProgramHook, Point, hook_at
 from datapath.ebpf.libbpf import BpfError, LibbpfMissingError, map_of_program
 from datapath.ebpf.policy_maps import ETHERNET, NOTHING_EXCLUDED, Exclusions, HashKeys, compile_table
 from datapath.ebpf.program import EGRESS, INGRESS, LASTING, load
@@ -80,7 +80,7 @@ class Lane:
                     self._lasting[name] = os.dup(loaded.map(name).fd)
         return adopted
 
-    def _adopt(self, hook: Hook) -> bool:
+    def _adopt(self, hook: ProgramHook) -> bool:
         """Go on with the maps of an earlier process, if it has left its programs."""
         program = hook.ours()
         if program is None:
@@ -121,7 +121,7 @@ class Lane:
             answer = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, request)
         return ETHERNET if struct.unpack_from("=H", answer, 16)[0] in _WITH_ETHERNET_HEADERS else 0
 
-    def _hook(self, point: Point = Point.EGRESS) -> Hook:
+    def _hook(self, point: Point = Point.EGRESS) -> ProgramHook:
         try:
             index = socket.if_nametoindex(self._interface)
         except OSError:

@@ -236,7 +236,8 @@ def test_when_packets_do_not_tell_the_class_of_what_arrives(text: str, needed: b
         (LIMITED % (BY_NAME % RECEIVES), ["ingress"]),
         (LIMITED % (BY_PORT % RECEIVES), []),
         (
-            "{total: 9Mbit, classes: [{name: a, rate: 1Mbit, match: [{port: 1}, {port: 2, direction: both}]}]}",
+            "{total: 9Mbit, classes: [{name: a, rate: 1Mbit, match: [{port: 1, direction: both}, "
+            "{port: 2, protocol: udp, direction: both}]}]}",
             ["classes[0].match[1].direction"],
         ),
     ],
