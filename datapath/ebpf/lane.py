@@ -19,7 +19,7 @@ import struct
 from collections.abc import Mapping
 from typing import Final
 
-from datapath.ebpf.hooks import ProgramHook, Point, hook_at
+from datapath.ebpf.hooks import Point, ProgramHook, hook_at
 from datapath.ebpf.libbpf import BpfError, LibbpfMissingError, map_of_program
 from datapath.ebpf.policy_maps import ETHERNET, NOTHING_EXCLUDED, Exclusions, HashKeys, compile_table
 from datapath.ebpf.program import EGRESS, INGRESS, LASTING, load
