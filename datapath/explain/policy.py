@@ -183,7 +183,8 @@ def _captured(policy: TrafficPolicy, settings: CaptureSettings) -> str:
     if settings.datapath is Datapath.EBPF:
         return (
             f"Read in the kernel: the first packet with data of {where}, unless a match of port, network and protocol "
-            "before it takes them. Nothing goes through user space. What cannot be read there goes by port."
+            "before it takes them. What cannot be read there is copied to user space, and goes by port until that has "
+            "answered; no connection goes through user space."
         )
     if settings.datapath is Datapath.STEP_ASIDE:
         return (
