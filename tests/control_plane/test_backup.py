@@ -43,8 +43,11 @@ def fill(store: EventStore) -> ControlPlane:
 
 
 def requests(store: EventStore) -> list[Any]:
-    with store.database.reading() as execute:
-        return sorted(execute("SELECT tenant, key, fingerprint, first, last FROM requests"))
+    found: set[Any] = set()
+    for tenant in store.heads():
+        with store.database.reading(tenant) as execute:
+            found.update(execute("SELECT tenant, key, fingerprint, first, last FROM requests"))
+    return sorted(found)
 
 
 @pytest.mark.parametrize("source", ["sqlite", "postgresql"])
