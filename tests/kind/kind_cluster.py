@@ -194,6 +194,11 @@ class KindCluster:
         )  # fmt: skip
         return done.stdout + done.stderr
 
+    def restart_node(self) -> None:
+        """As after a loss of power: all that ran there is started again. The API server is away for a while."""
+        (node,) = self.kubectl.list("nodes")
+        subprocess.run(["docker", "restart", node["metadata"]["name"]], check=True, capture_output=True, timeout=120)
+
     def kill(self, container: Mapping[str, Any], signal: str) -> None:
         """Send a signal to the first process of a container, by its status, from the node: from within it is not stopped."""
         identity = container["containerID"].removeprefix("containerd://")
@@ -296,6 +301,15 @@ class Client:
         statuses = [*status.get("initContainerStatuses", []), *status["containerStatuses"]]
         found: dict[str, Any] = next(c for c in statuses if c["name"] == container)
         return found
+
+    def has_come_back(self, restarts: int, *containers: str) -> bool:
+        """Whether the application was started more often than that, and these containers are ready; False also while
+        there is no API server."""
+        try:
+            statuses = [self.status_of(name) for name in ("app", *containers)]
+        except RefusedError:
+            return False
+        return statuses[0]["restartCount"] > restarts and all(status["ready"] for status in statuses)
 
     def events(self, reason: str) -> list[dict[str, Any]]:
         """Those about it with that reason."""

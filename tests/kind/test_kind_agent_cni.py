@@ -127,3 +127,20 @@ def test_closed_has_pods_wait_for_an_agent(node: KindCluster, lanes: Kubectl, se
     lanes("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/waits", "--timeout=120s", timeout=150)
     assert held(rate_of(last_words(pod.status_of("app")), SIZE)), "from its first packet on"
     lanes("delete", "pod", "waits", "--wait=false")
+
+
+def test_after_a_restart_of_the_node_pods_come_back_in_their_lanes(
+    node: KindCluster, lanes: Kubectl, server: Server
+) -> None:
+    """With "closed": all Pods wait for the agent, which is itself a Pod."""
+    node.upgrade(*WITH_PLUGIN, "agent.cni.onFailure=closed")
+    rolled_out(node.kubectl.within(SYSTEM), AGENTS)
+    until("the plugin", lambda: chained(node, "closed"), patience=60)
+    pod = Client.of_owner(lanes, deployment("back"))
+    restarts = pod.status_of("app")["restartCount"]
+    node.restart_node()
+    until("the Pod to run again", lambda: pod.has_come_back(restarts), patience=180)
+    server.until_ready()
+    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
+    rolled_out(node.kubectl.within(SYSTEM), AGENTS)
+    lanes("delete", "deployment", "back", "--wait=false")

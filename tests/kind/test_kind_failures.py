@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
@@ -169,17 +168,8 @@ def test_a_sidecar_without_the_memory_to_start_keeps_the_application_from_starti
 def test_after_a_restart_of_the_node_pods_come_back_with_their_limits(
     installed: KindCluster, victim: Client, server: Server
 ) -> None:
-    (node,) = installed.kubectl.list("nodes")
     restarts = victim.status_of("app")["restartCount"]
-    subprocess.run(["docker", "restart", node["metadata"]["name"]], check=True, capture_output=True, timeout=120)
-
-    def back() -> bool:
-        try:
-            app, sidecar = victim.status_of("app"), victim.status_of("podlane")
-        except RefusedError:  # no API server yet
-            return False
-        return app["restartCount"] > restarts and app["ready"] and sidecar["ready"]
-
-    until("the Pod to run again", back, patience=180)
+    installed.restart_node()
+    until("the Pod to run again", lambda: victim.has_come_back(restarts, "podlane"), patience=180)
     server.until_ready()
     assert held(victim.upload(server, SIZE, "video.example.com", "http"))
