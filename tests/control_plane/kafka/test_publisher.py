@@ -149,15 +149,14 @@ def test_other_processes_hear_of_what_was_appended(kafka: Broker, topic: str, st
     listener = TopicListener(KafkaTopic(kafka.servers, topic), heard.append)
     listener.start()
     with publishing(store, KafkaTopic(kafka.servers, topic)):
-        # It hears what comes from when it has found the topic on.
-        def heard_of_the_shop() -> bool:
-            append(store, "shop", 1)
-            return "shop" in heard
+        # It hears what comes from when it has found the partition on, each on its own.
+        def heard_of(tenant: str) -> bool:
+            append(store, tenant, 1)
+            return tenant in heard
 
-        until("news of the shop", heard_of_the_shop, patience=PATIENCE)
+        until("news of the shop", lambda: heard_of("shop"), patience=PATIENCE)
         assert set(heard) == {"shop"}
-        append(store, "bank", 1)
-        until("news of the bank", lambda: "bank" in heard, patience=PATIENCE)
+        until("news of the bank", lambda: heard_of("bank"), patience=PATIENCE)
     listener.stop()
 
 
