@@ -46,6 +46,7 @@ VERBS: Final = (
     Verb("tc", "Show, change and undo traffic control of an interface, without a proxy.", "podlane.tc.command"),
     Verb("top", "Watch what each class does, live: of a running sidecar, or of any interface.", "podlane.top.command"),
     Verb("demo", "Watch real programs being held to their lanes; draws a plot.", "podlane.demo.command"),
+    Verb("fleet-demo", "Watch policies reach five nodes, and be taken back.", "podlane.fleet_demo.command"),
     Verb("explain", "Say in plain words what a policy means, and show the rules it becomes."),
     Verb(
         "mesh",

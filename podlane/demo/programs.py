@@ -9,10 +9,9 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from podlane.errors import DemoError, ToolMissingError
-from podlane.netns import Host
 from podlane.netns.tools import PACKAGES, find_tool, require_tool
 
 _PROGRAMS: Final = ("nginx", "curl", "openssl", "bash", "dd", "cat", "ip", "iptables", "nsenter", "setpriv")
@@ -46,10 +45,17 @@ def last_words(log: Path) -> str:
     return "".join(f"\n  {line}" for line in lines[-_LAST_LINES:])
 
 
+class Place(Protocol):
+    """Where programs are started: a host in a namespace, or this machine."""
+
+    def popen(self, argv: list[str], **options: Any) -> subprocess.Popen[Any]:
+        """Start a program there; ``options`` are those of subprocess.Popen."""
+
+
 class DemoProgram:
     """A program that runs in a host: its standard error goes to a log, its standard output to a pipe."""
 
-    def __init__(self, name: str, host: Host, argv: Sequence[str], log: Path, stdin: Any, **options: Any) -> None:
+    def __init__(self, name: str, host: Place, argv: Sequence[str], log: Path, stdin: Any, **options: Any) -> None:
         """Start it; ``name`` begins sentences about it, ``options`` are those of subprocess.Popen."""
         self._name = name
         self._log = log

@@ -24,7 +24,7 @@ from podlane.admin_client import NoAnswerError, ask
 from podlane.console import ignore_signals
 from podlane.demo.clients import Conversation, Running, Transfer, command, start_download, start_upload
 from podlane.demo.leftovers import PREFIX, own_folder
-from podlane.demo.programs import DemoProgram
+from podlane.demo.programs import DemoProgram, Place
 from podlane.demo.requirements import INTERFACE, quic_lanes
 from podlane.demo.scenario import DemoLane, Part, Scenario, TransferDirection, TransferKind
 from podlane.demo.servers import Servers, make_certificate, start_quic_server
@@ -211,6 +211,32 @@ def _start_sidecar(hosts: PodNodeServer, folder: Path) -> DemoProgram:
 
 def start_daemon(name: str, host: Host, argv: list[str], log: Path) -> DemoProgram:
     """Start a daemon of ours that has ``--ready-fd``, and wait until it is ready. Raises :class:`DemoError`."""
+    starting = launch_daemon(name, host, argv, log)
+    starting.wait_ready()
+    return starting.daemon
+
+
+@dataclass
+class StartingDaemon:
+    """A daemon that was started, and the pipe by which it says that it is ready."""
+
+    daemon: DemoProgram
+    _ready: int
+
+    def wait_ready(self) -> str:
+        """Wait until it is ready, once; gives what it said. Raises :class:`DemoError`."""
+        with os.fdopen(self._ready, "rb", buffering=0) as stream:
+            readable, _, _ = select.select([stream], [], [], READY_PATIENCE)
+            if readable and (said := stream.read(64)):
+                return said.decode()
+        happened = "ended before it was ready" if readable else f"did not get ready within {READY_PATIENCE:g} s"
+        raise self.daemon.error(f"{happened}.")
+
+
+def launch_daemon(
+    name: str, host: Place, argv: list[str], log: Path, stdout: int = subprocess.DEVNULL
+) -> StartingDaemon:
+    """Start a daemon of ours that has ``--ready-fd``. Raises :class:`DemoError`."""
     ready, writing = os.pipe2(os.O_CLOEXEC)
     # Settings of the user's own daemons must not change the demo.
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PODLANE_")}
@@ -221,15 +247,10 @@ def start_daemon(name: str, host: Host, argv: list[str], log: Path) -> DemoProgr
             [*argv, "--ready-fd", str(writing)],
             log,
             subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=stdout,
             pass_fds=(writing,),
             env={**environment, "NO_COLOR": "1"},
         )
     finally:
         os.close(writing)
-    with os.fdopen(ready, "rb", buffering=0) as stream:
-        readable, _, _ = select.select([stream], [], [], READY_PATIENCE)
-        if not (readable and stream.read(64)):
-            happened = "ended before it was ready" if readable else f"did not get ready within {READY_PATIENCE:g} s"
-            raise daemon.error(f"{happened}.")
-    return daemon
+    return StartingDaemon(daemon, ready)

@@ -92,19 +92,24 @@ class Host:
 
     def end_programs(self) -> None:
         """End everything that :meth:`popen` started: politely, then by force."""
-        for process in self._processes:
-            if process.poll() is None:
-                process.terminate()
-        for process in self._processes:
-            try:
-                process.wait(_TERMINATE_PATIENCE)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            for stream in (process.stdin, process.stdout, process.stderr):
-                if stream is not None:
-                    stream.close()
-        self._processes.clear()
+        end_processes(self._processes)
+
+
+def end_processes(processes: list[subprocess.Popen[Any]]) -> None:
+    """End them all, politely, then by force, and empty the list."""
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        try:
+            process.wait(_TERMINATE_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for stream in (process.stdin, process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+    processes.clear()
 
 
 class Lab:

@@ -1,0 +1,92 @@
+"""``podlane fleet-demo``: a control plane, five agents and real traffic, on this machine alone."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from podlane.console import console, end_by_exception, failing_clearly, say
+from podlane.errors import NotPermittedError, ResultError
+
+if TYPE_CHECKING:
+    from podlane.fleet_demo.fleet_topology import FleetTopology
+
+_LOOK: Final = 1.0
+
+
+@click.command(
+    "fleet-demo",
+    epilog="""\b
+Examples:
+  sudo podlane fleet-demo
+  sudo podlane fleet-demo --once
+
+Exit codes: 0 everything that was told came true; 1 something did not, or the demo could not run.
+""",
+)
+@click.option("--once", is_flag=True, help="End after the story, instead of staying to be tried until Ctrl-C.")
+def fleet_demo(once: bool) -> None:
+    """Watch policies reach five nodes: at once, by a canary, and back.
+
+    A control plane with an SQLite database and five agents run on this machine; each agent holds two Pods, which are
+    network namespaces (podlane-demo-PID-... in `ip netns`) with curl uploading to nginx. A policy is published to all;
+    a canary goes well; another is taken back by a gate. What is told is measured in the kernel.
+
+    Then it stays, with traffic, for you to try. Nothing leaves this machine, and nothing stays behind.
+    """
+    with failing_clearly():
+        _check_machine()
+        end_by_exception()
+        if not _play(once=once):
+            raise ResultError("not everything came true")
+
+
+def _check_machine() -> None:
+    """Raise what is missing, before anything is made."""
+    from podlane.demo.programs import require_programs
+
+    if os.geteuid() != 0:
+        raise NotPermittedError(
+            "The demo makes network namespaces, which needs root. Use sudo: sudo podlane fleet-demo "
+            "(or make fleet-demo)."
+        )
+    require_programs()
+
+
+def _play(*, once: bool) -> bool:
+    """Whether all came true."""
+    from podlane.demo import leftovers
+    from podlane.fleet_demo.fleet_topology import open_fleet_topology
+    from podlane.fleet_demo.story import FleetStory
+
+    for name in leftovers.sweep():
+        say(f"removed what a killed demo left behind ({name})")
+    say("setting up namespaces, nginx, a control plane and five agents ...")
+    with open_fleet_topology() as topology:
+        story = FleetStory(topology, console())
+        story.play()
+        if not once:
+            _stay(topology)
+        story.end_traffic()
+        topology.stop()
+    return not story.problems
+
+
+def _stay(topology: FleetTopology) -> None:
+    """Until a signal ends us."""
+    context = topology.client.context
+    token = topology.folder / "token"
+    token.write_text(f"{context.token}\n")
+    click.echo(f"""
+All of it goes on until Ctrl-C. In another terminal:
+  $ sudo cat {token} | podlane login {context.url}
+  $ podlane agents list
+  $ podlane policy get shop -o yaml
+  $ podlane audit list
+The token, which is an administrator's: {context.token}""")
+    while True:
+        time.sleep(_LOOK)
+        topology.check()
