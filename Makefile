@@ -21,7 +21,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo evasion test test-nightly test-environment kafka keycloak test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
+.PHONY: build demo fleet-demo evasion test test-nightly test-environment kafka keycloak test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP) $(PROGRAMS)  ## the command .venv/bin/podlane
 
@@ -72,6 +72,10 @@ demo: build system-packages  ## servers and clients in namespaces, live tables, 
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
 test: test-packages kafka test-environment lint  ## everything, real-kernel tests included
+fleet-demo: build system-packages  ## a control plane and five agents, a canary that stays and one taken back; ARGS=--once
+	@tools/as-root $(BIN)/podlane fleet-demo $(ARGS)
+
+test: test-packages test-environment lint  ## everything, real-kernel tests included
 	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $$(tools/kube-tools --find --env istio-iptables 2>/dev/null) \
 	  $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)
 

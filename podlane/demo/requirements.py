@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from typing import Final
 
 from datapath.stepaside.features import probe
@@ -21,11 +22,16 @@ INTERFACE: Final = "eth0"
 
 def missing_for(part: Part) -> str | None:
     """Why this kernel cannot hold traffic to the part's policy, and the remedy; None when it can."""
-    for policy in part.policies_by_pod().values():
+    return missing_for_policies(part.policies_by_pod().values(), by_agent=bool(part.pods))
+
+
+def missing_for_policies(policies: Iterable[TrafficPolicy], *, by_agent: bool) -> str | None:
+    """The same for policies, which a node agent, or a sidecar, puts in force."""
+    for policy in policies:
         if why := _missing(policy):
             return why
     aside = probe()
-    return None if aside.available or not part.pods else f"{aside.reason} {aside.remedy}"
+    return None if aside.available or not by_agent else f"{aside.reason} {aside.remedy}"
 
 
 def _missing(policy: TrafficPolicy) -> str | None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
 from podlane.console import console, end_by_exception, failing_clearly, say
-from podlane.errors import NotPermittedError, ResultError
+from podlane.errors import DemoError, NotPermittedError, ResultError
 
 if TYPE_CHECKING:
     from podlane.fleet_demo.fleet_topology import FleetTopology
@@ -47,6 +47,9 @@ def fleet_demo(once: bool) -> None:
 def _check_machine() -> None:
     """Raise what is missing, before anything is made."""
     from podlane.demo.programs import require_programs
+    from podlane.demo.requirements import missing_for_policies
+    from podlane.fleet_demo.parts import CALLS_FIRST, SHOP_FIRST
+    from traffic_policy.policy_file import policy_from_document
 
     if os.geteuid() != 0:
         raise NotPermittedError(
@@ -54,6 +57,9 @@ def _check_machine() -> None:
             "(or make fleet-demo)."
         )
     require_programs()
+    policies = map(policy_from_document, (SHOP_FIRST, CALLS_FIRST))
+    if why := missing_for_policies(policies, by_agent=True):
+        raise DemoError(why)
 
 
 def _play(*, once: bool) -> bool:
@@ -75,16 +81,18 @@ def _play(*, once: bool) -> bool:
     return not story.problems
 
 
-def _stay(topology: FleetTopology) -> None:
-    """Until a signal ends us."""
+def _stay(topology: FleetTopology) -> NoReturn:
+    """Until a signal ends us. Raises :class:`DemoError` when something ends by itself."""
     context = topology.client.context
     token = topology.folder / "token"
     token.write_text(f"{context.token}\n")
     click.echo(f"""
 All of it goes on until Ctrl-C. In another terminal:
+  $ export PODLANE_CONFIG=$(mktemp -d)
   $ sudo cat {token} | podlane login {context.url}
   $ podlane agents list
   $ podlane policy get shop -o yaml
+  $ podlane rollout status calls
   $ podlane audit list
 The token, which is an administrator's: {context.token}""")
     while True:
