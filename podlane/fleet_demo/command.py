@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
@@ -84,16 +87,17 @@ def _play(*, once: bool) -> bool:
 def _stay(topology: FleetTopology) -> NoReturn:
     """Until a signal ends us. Raises :class:`DemoError` when something ends by itself."""
     context = topology.client.context
+    program = "podlane" if shutil.which("podlane") else Path(sys.executable).with_name("podlane")
     token = topology.folder / "token"
     token.write_text(f"{context.token}\n")
     click.echo(f"""
 All of it goes on until Ctrl-C. In another terminal:
   $ export PODLANE_CONFIG=$(mktemp -d)
-  $ sudo cat {token} | podlane login {context.url}
-  $ podlane agents list
-  $ podlane policy get shop -o yaml
-  $ podlane rollout status calls
-  $ podlane audit list
+  $ sudo cat {token} | {program} login {context.url}
+  $ {program} agents list
+  $ {program} policy get shop -o yaml
+  $ {program} rollout status calls
+  $ {program} audit list
 The token, which is an administrator's: {context.token}""")
     while True:
         time.sleep(_LOOK)

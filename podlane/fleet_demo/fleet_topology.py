@@ -88,7 +88,7 @@ class FleetTopology:
     def sent(self, app: str) -> dict[tuple[str, str], int]:
         """Bytes that each lane's class has let through so far, by node and lane, from the kernel."""
         handles = lane_handles(app)
-        found = {}
+        found: dict[tuple[str, str], int] = {}
         for (node, what), kernel in self.kernels.items():
             if what == app:
                 counters = kernel.counters(INTERFACE)
@@ -107,8 +107,11 @@ class FleetTopology:
 
     def check(self) -> None:
         """Raise :class:`DemoError` when something has ended that should still run."""
-        for program in (self.control_plane, *self.agents.values(), self.servers, *self.transfers.values()):
+        for program in (self.control_plane, *self.agents.values()):
             program.check()
+        self.servers.check()
+        for transfer in self.transfers.values():
+            transfer.check()
 
     def finish(self) -> list[Transfer]:
         """What became of all transfers, which end now."""
