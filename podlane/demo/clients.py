@@ -92,11 +92,17 @@ def _curl_options(lane: DemoLane, server: str, certificate: Path, *, upload: str
 
 
 class Feeder:
-    """``dd``, which writes zeros without end into a pipe, or into the file named by ``into``, and counts them."""
+    """``dd``, which writes zeros without end into a pipe, or into the file named by ``into``, and counts them.
+
+    Of a lane with a pace it is :mod:`podlane.demo.pace`.
+    """
 
     def __init__(self, lane: DemoLane, host: Host, folder: Path, into: Path | None = None) -> None:
         self._lane, self._log = lane.name, folder / f"{lane.name}.dd.log"
         argv = [require_tool("dd"), "if=/dev/zero", _PIECE, *([] if into is None else [f"of={into}"])]
+        if lane.pace:
+            assert into is None
+            argv = [*PYTHON_MODULE, "podlane.demo.pace", str(lane.pace)]
         stdout = subprocess.PIPE if into is None else subprocess.DEVNULL
         program = DemoProgram("dd", host, argv, self._log, subprocess.DEVNULL, stdout=stdout)
         self._process = program.process

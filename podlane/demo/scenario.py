@@ -73,7 +73,8 @@ class TransferKind(Enum):
 class DemoLane:
     """One lane: the class's name, how it is recognised, and the arguments of the program that transfers in it.
 
-    ``colour`` is that of the table and the plot; ``note`` is for the plot. ``pod``: where there are several.
+    ``colour`` is that of the table and the plot; ``note`` is for the plot. ``pod``: where there are several. ``pace``:
+    what the program wants to upload, in bytes per second; 0: all it can.
     """
 
     name: str
@@ -86,6 +87,7 @@ class DemoLane:
     kind: TransferKind = TransferKind.UPLOAD
     note: str = ""
     pod: str = ""
+    pace: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ LANES: Final[Mapping[str, tuple[DemoLane, ...]]] = {
     SHOP: (
         DemoLane(
             "orders", "sni", "api.shop.test", Client.CURL, "",
-            ("--http2", "https://api.shop.test/orders"), ("api.shop.test", TLS_PORT),
+            ("--http1.1", "https://api.shop.test/orders"), ("api.shop.test", TLS_PORT),
         ),
         DemoLane(
             "pages", "host", "www.shop.test", Client.CURL, "",
@@ -27,13 +27,12 @@ LANES: Final[Mapping[str, tuple[DemoLane, ...]]] = {
     ),
     CALLS: (
         DemoLane(
-            # The program paces itself: it wants about 6 Mbit/s and no more.
             "calls", "sni", "data.lab.test", Client.CURL, "",
-            ("--http1.1", "--limit-rate", "730k", "https://data.lab.test/calls"), ("data.lab.test", TLS_PORT),
+            ("--http1.1", "https://data.lab.test/calls"), ("data.lab.test", TLS_PORT), pace=720_000,
         ),
     ),
 }  # fmt: skip
-"""Of each Pod. Those of the shop take what they get."""
+"""Of each Pod. Those of the shop take what they get; calls want about 6 Mbit/s and no more."""
 
 
 def _lane(name: str, rate: str, ceil: str, **match: str) -> dict[str, Any]:
