@@ -45,7 +45,7 @@ def last_words(log: Path) -> str:
     return "".join(f"\n  {line}" for line in lines[-_LAST_LINES:])
 
 
-class Place(Protocol):
+class ProgramStarter(Protocol):
     """Where programs are started: a host in a namespace, or this machine."""
 
     def popen(self, argv: list[str], **options: Any) -> subprocess.Popen[Any]:
@@ -55,7 +55,9 @@ class Place(Protocol):
 class DemoProgram:
     """A program that runs in a host: its standard error goes to a log, its standard output to a pipe."""
 
-    def __init__(self, name: str, host: Place, argv: Sequence[str], log: Path, stdin: Any, **options: Any) -> None:
+    def __init__(
+        self, name: str, host: ProgramStarter, argv: Sequence[str], log: Path, stdin: Any, **options: Any
+    ) -> None:
         """Start it; ``name`` begins sentences about it, ``options`` are those of subprocess.Popen."""
         self._name = name
         self._log = log

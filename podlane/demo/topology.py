@@ -24,7 +24,7 @@ from podlane.admin_client import NoAnswerError, ask
 from podlane.console import ignore_signals
 from podlane.demo.clients import Conversation, Running, Transfer, command, start_download, start_upload
 from podlane.demo.leftovers import PREFIX, own_folder
-from podlane.demo.programs import DemoProgram, Place
+from podlane.demo.programs import DemoProgram, ProgramStarter
 from podlane.demo.requirements import INTERFACE, quic_lanes
 from podlane.demo.scenario import DemoLane, Part, Scenario, TransferDirection, TransferKind
 from podlane.demo.servers import Servers, make_certificate, start_quic_server
@@ -234,7 +234,7 @@ class StartingDaemon:
 
 
 def launch_daemon(
-    name: str, host: Place, argv: list[str], log: Path, stdout: int = subprocess.DEVNULL
+    name: str, host: ProgramStarter, argv: list[str], log: Path, stdout: int = subprocess.DEVNULL
 ) -> StartingDaemon:
     """Start a daemon of ours that has ``--ready-fd``. Raises :class:`DemoError`."""
     ready, writing = os.pipe2(os.O_CLOEXEC)

@@ -19,8 +19,8 @@ from traffic_policy.policy_file import policy_from_document
 _POLL: Final = 0.05
 _PATIENCE: Final = 30.0
 """Seconds for what takes one or two on an idle machine."""
-_SETTLE: Final = 1.5
-"""Seconds until TCP fills what it may have."""
+_SETTLE: Final = 2.5
+"""Seconds until TCP fills what it may have, and agents have reported a second of that."""
 _MEASURE: Final = 3.0
 _SLACK: Final = 1.03
 """A class may send its burst besides, and clocks are read before and after counters."""
@@ -94,6 +94,7 @@ class FleetStory:
 
     def _good_canary(self) -> None:
         self._title("The shop gets more, step by step: a canary first.")
+        self._said(f"podlane policy apply {SHOP} --file {SHOP}.yaml --selector {LABEL}={SHOP} --draft")
         self._said(f"podlane rollout start {SHOP} --stages 1 --soak {_SOAK}s")
         client = self._draft(SHOP, SHOP_MORE)
         began = time.monotonic()
@@ -114,6 +115,7 @@ class FleetStory:
     def _canary_taken_back(self) -> None:
         self._title("Calls get far too little by mistake: 2.5 Mbit/s for a program that wants 6.")
         gates = f"--max-throttled {_FACTOR:g} --max-dropped {_FACTOR:g}"
+        self._said(f"podlane policy apply {CALLS} --file {CALLS}.yaml --selector {LABEL}={CALLS} --draft")
         self._said(f"podlane rollout start {CALLS} --stages 1 --soak {_TIGHT_SOAK}s {gates}")
         client = self._draft(CALLS, CALLS_TIGHT)
         began = time.monotonic()
@@ -122,10 +124,20 @@ class FleetStory:
         client.ask("POST", client.about("policies", CALLS, "publish"), {"rollout": wish})
         self._reached(client, CALLS, 1)
         canaries = self._canary(CALLS, CALLS_TIGHT, time.monotonic() - began)
-        begun, before = time.monotonic(), self.topology.sent(CALLS)
-        found = self._until("the gate", lambda: self._ended(client, CALLS))
-        taken_back = time.monotonic()
-        rates = _rates(before, self.topology.sent(CALLS), taken_back - begun)
+        readings = [(time.monotonic(), self.topology.sent(CALLS))]
+
+        def ended() -> Any:
+            # Only what was read before it was taken back is of it.
+            reading = time.monotonic(), self.topology.sent(CALLS)
+            found = self._ended(client, CALLS)
+            if found is None:
+                readings.append(reading)
+            return found
+
+        found = self._until("the gate", ended)
+        taken_back = self._taken_back_at(client)
+        (begun, before), (end, after) = readings[0], readings[-1]
+        rates = _rates(before, after, max(end - begun, _POLL))
         took = f"{taken_back - began:.1f} s after it was published"
         self._tell(found["state"] == "taken back", f"{took} it is {found['state']}: {found['reason']}")
         self._in_force(CALLS, CALLS_FIRST, taken_back)
@@ -136,6 +148,11 @@ class FleetStory:
             self._tell(max(held) < min(others), told)
         self._wait(_SETTLE)
         self._held(CALLS, CALLS_FIRST)
+
+    def _taken_back_at(self, client: FleetClient) -> float:
+        """When a rollout was taken back, by the audit log, on the clock of :func:`time.monotonic`."""
+        at = [each["at"] / 1e3 for each in client.items(client.about("events")) if each["kind"] == "RolloutTakenBack"]
+        return time.monotonic() - (time.time() - at[-1] if at else 0.0)
 
     def _canary(self, policy: str, document: Mapping[str, Any], took: float) -> list[str]:
         """Tell which nodes have it in the kernel: one should."""
