@@ -182,10 +182,11 @@ class FleetStory:
         figures = {each["lane"]: sum(each["bytes"]) * 8 / seconds for each in lanes}
         for lane, (_, ceil) in _limits(document).items():
             found = [rate for (_, name), rate in rates.items() if name == lane]
-            good = max(found) <= ceil * _SLACK and min(found) >= (ceil * _USED if greedy else 1)
-            told = "within" if good else "NOT within"
-            ceil_mbit = f"{ceil / 1e6:g}"
-            self._tell(good, f"{lane}: {_span(found)} Mbit/s in each Pod, {told} its ceil of {ceil_mbit}")
+            over = max(found) > ceil * _SLACK
+            below = min(found) < (ceil * _USED if greedy else 1)
+            told = "OVER" if over else "FAR BELOW" if below else "within"
+            rate = f"{lane}: {_span(found)} Mbit/s in each Pod"
+            self._tell(not over and not below, f"{rate}, {told} its ceil of {ceil / 1e6:g}")
             counted = figures.get(lane, 0.0)
             good = abs(counted - sum(found)) <= _REPORTS * sum(found)
             told = "as do" if good else "NOT as do"
