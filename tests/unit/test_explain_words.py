@@ -260,12 +260,13 @@ def test_what_stepping_aside_does_is_said() -> None:
 
 
 def test_what_programs_do_is_said_and_what_they_refuse() -> None:
-    policy = parse_policy("total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example, direction: both}}]")
+    match = "[{sni: a.example}, {port: 53, protocol: udp, direction: inbound}]"
+    policy = parse_policy(f"total: 10Mbit\nclasses: [{{name: a, rate: 1Mbit, match: {match}}}]")
     explanation = explain_policy(policy, CaptureSettings(datapath=Datapath.EBPF))
     assert explanation.captured.startswith(
         "Read in the kernel: the first packet with data of TCP connections to any port"
     )
-    assert any(note.startswith("Refused as it is: classes[0].match[0].direction") for note in explanation.notes)
+    assert any(note.startswith("Refused as it is: classes[0].match[1].direction") for note in explanation.notes)
 
 
 @pytest.mark.parametrize(
