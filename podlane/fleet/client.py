@@ -15,6 +15,8 @@ from podlane.fleet.contexts import FleetContext
 from traffic_policy.errors import ConfigError, PodlaneError, PolicyError, Problem
 
 _TIMEOUT: Final = 30.0
+_IDLE: Final = 2.0
+"""Seconds after which a connection is not used again: servers close them after 5."""
 _PAGE: Final = 1000
 _EARLY: Final = 20.0
 """Seconds before its end at which a token is renewed."""
@@ -32,6 +34,8 @@ class FleetClient:
         self.context = context
         self._on_renewed = on_renewed
         self._connection = _connection(context)
+        self._asked = 0.0
+        """When it answered last, by the monotonic clock."""
 
     def ask(
         self,
@@ -63,10 +67,13 @@ class FleetClient:
         if dry_run:
             query = {**(query or {}), "dry-run": "true"}
         target = f"/v1/{path}{'?' + urlencode(query) if query else ''}"
+        if time.monotonic() - self._asked > _IDLE:
+            self._connection.close()  # the server may have: what is asked next connects again
         try:
             self._connection.request(method, target, content, headers)
             answer = self._connection.getresponse()
             text = answer.read()
+            self._asked = time.monotonic()
         except ssl.SSLCertVerificationError as error:
             raise FleetError(
                 f"The certificate of {self.context.url} is not trusted: {error.verify_message}. Name its CA by --ca."
