@@ -28,6 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from control_plane.certificates.identity import AgentIdentity
 from daemon.errors import CertificateError
+from fleet_api.limits import SERVER_NAME
 
 LIFETIME: Final = timedelta(hours=24)
 """Of the certificates of agents, and of the agents' port."""
@@ -37,9 +38,6 @@ _ROOT_LIFETIME: Final = timedelta(days=3650)
 _BACKDATED: Final = timedelta(hours=1)
 """How far notBefore is dated back: clocks of nodes differ."""
 _LONGEST_REQUEST: Final = 16_384
-SERVER_NAME: Final = "control-plane.podlane.internal"
-"""A name that the certificate of each agents' port has, besides those of its addresses: whoever trusts our roots alone
-need not care for the address. ``.internal`` is reserved for private use (ICANN, 2024)."""
 
 
 class CertificateRequestError(Exception):

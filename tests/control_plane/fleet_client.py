@@ -15,10 +15,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from fleet_bench import new_request
 
-from control_plane.certificates.authority import SERVER_NAME, fingerprint
+from control_plane.certificates.authority import fingerprint
 from fleet_api.agent_pb2 import Applied, Credentials, EnrolRequest, FromAgent, Hello, Renew, ToAgent
 from fleet_api.desired import DesiredState, applied
-from fleet_api.limits import CONNECT, ENROL
+from fleet_api.limits import CONNECT, ENROL, SERVER_NAME
 
 _PATIENCE = 20.0
 
