@@ -55,6 +55,31 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: agent
 {{- end -}}
 
+{{/* 52 characters at most, since a StatefulSet's Pods have its name with a hash as a label. A revision is at the end, and stays. */}}
+{{- define "podlane.controlPlane" -}}
+{{- include "podlane.fullname" . | trunc -38 | trimPrefix "-" }}-control-plane
+{{- end -}}
+
+{{- define "podlane.controlPlaneSelectorLabels" -}}
+app.kubernetes.io/name: {{ include "podlane.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: control-plane
+{{- end -}}
+
+{{- define "podlane.controlPlaneLabels" -}}
+{{ include "podlane.controlPlaneSelectorLabels" . }}
+{{ include "podlane.commonLabels" . }}
+{{- end -}}
+
+{{- define "podlane.controlPlaneImage" -}}
+{{- $image := .Values.controlPlane.image -}}
+{{- if $image.digest -}}
+{{- printf "%s@%s" $image.repository $image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $image.repository (default .Chart.AppVersion $image.tag) -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "podlane.agentLabels" -}}
 {{ include "podlane.agentSelectorLabels" . }}
 {{ include "podlane.commonLabels" . }}
@@ -107,6 +132,66 @@ ownerReferences:
     uid: {{ .metadata.uid }}
 {{- end }}
 {{- end }}
+{{- end -}}
+
+{{/* A NetworkPolicyEgressRule: names may be asked for, wherever the cluster's name service is. */}}
+{{- define "podlane.nameServices" -}}
+- ports:
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+{{- end -}}
+
+{{/*
+How the agent reaches its control plane: variables, mount and volume. Empty unless it has one.
+*/}}
+{{- define "podlane.agentControlPlaneEnvironment" -}}
+{{- with .Values.agent.controlPlane }}
+{{- if .address -}}
+- name: PODLANE_AGENT_CONTROL_PLANE
+  value: {{ .address | quote }}
+- name: PODLANE_AGENT_CLUSTER
+  value: {{ required "agent.controlPlane.cluster is needed with an address: the control plane's name of this cluster, TENANT/CLUSTER." .cluster }}
+- name: PODLANE_AGENT_SERVICE_ACCOUNT_TOKEN
+  value: /etc/podlane/control-plane/token
+- name: PODLANE_AGENT_CONTROL_PLANE_CA
+  value: /etc/podlane/control-plane/ca.crt
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- define "podlane.agentControlPlaneVolume" -}}
+{{- with .Values.agent.controlPlane }}
+{{- if .address -}}
+- name: control-plane
+  projected:
+    defaultMode: 0400
+    sources:
+      # Says who it is: the control plane has the API server asked on which node its Pod is.
+      - serviceAccountToken:
+          audience: podlane
+          path: token
+          expirationSeconds: 3600
+      {{- if .ca.configMap }}
+      - configMap:
+          name: {{ .ca.configMap }}
+          items: [{key: {{ .ca.key }}, path: ca.crt}]
+      {{- else }}
+      - secret:
+          name: {{ required "agent.controlPlane.ca is needed with an address: name a ConfigMap or a Secret that has what `podlane clusters ca` prints." .ca.secret }}
+          items: [{key: {{ .ca.key }}, path: ca.crt}]
+      {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Its certificate, and what the control plane said last. */}}
+{{- define "podlane.agentDataVolume" -}}
+- name: data
+  hostPath:
+    path: /var/lib/podlane/agent
+    type: DirectoryOrCreate
 {{- end -}}
 
 {{/* A NetworkPolicyPeer: the Pods of `helm test`. */}}
