@@ -129,8 +129,9 @@ kind-down:  ## the cluster's end, and its engine's
 test-kind: kind-up  ## the whole product in that cluster
 	@tools/as-root tools/kind-cluster exec $(BIN)/python -m pytest tests/kind $(PYTEST_ARGS)
 
-image:  ## the container image "podlane", by a container engine of its own
-	@tools/as-root tools/container-engine docker build --network host --tag podlane .
+image:  ## the container images "podlane" and "podlane-control-plane", by a container engine of its own
+	@tools/as-root tools/container-engine sh -ec 'docker build --network host --tag podlane . && \
+	  docker build --network host --file Dockerfile.control-plane --tag podlane-control-plane .'
 
 unit: build  ## the fast pure tests
 	@$(BIN)/python -m pytest --numprocesses auto tests/unit $(PYTEST_ARGS)

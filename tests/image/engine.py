@@ -60,11 +60,11 @@ class Engine:
             )
         return done
 
-    def build(self, name: str) -> str:
-        """Build the Dockerfile as it is. RUN steps use this machine's network, for packages."""
+    def build(self, name: str, *options: str) -> str:
+        """Build the Dockerfile as it is, or the one that options name. RUN steps use this machine's network, for packages."""
         began = time.monotonic()
         # Not --quiet: what a failed step said is in the failure.
-        self.docker("build", "--network", "host", "--tag", name, str(ROOT), timeout=BUILD_SECONDS)
+        self.docker("build", "--network", "host", "--tag", name, *options, str(ROOT), timeout=BUILD_SECONDS)
         print(f"built in {time.monotonic() - began:.0f} s")
         return name
 
