@@ -139,6 +139,7 @@ class DataPlane:
             self.settings.read_every.seconds,
             time.monotonic(),
             self._thread.entered,
+            self.settings.ask_every.seconds,
         )
 
     def _clear_the_other_datapath(self) -> None:

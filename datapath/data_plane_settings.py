@@ -19,7 +19,8 @@ class DataPlaneSettings:
     running data plane knows. ``on_failure`` decides about new connections while no server handles captured ones.
     ``own_ports`` are listeners of this program; their clients are not captured. ``grace`` is how long connections may
     continue when their server ends because the policy no longer needs it. ``read_every`` is how often what is installed
-    is read though no change was noticed; it takes a program per family.
+    is read though no change was noticed; it takes a program per family. ``ask_every`` is how often
+    the kernel is asked for what it does not announce the end of: programs in it.
     """
 
     capture: CaptureSettings
@@ -27,6 +28,7 @@ class DataPlaneSettings:
     own_ports: tuple[int, ...] = ()
     grace: Duration = field(default=Duration(0))
     read_every: Duration = field(default=Duration(60 * 10**9))
+    ask_every: Duration = field(default=Duration(0))
 
     def captured(
         self, *, interface: str | None, quic: bool = True, connmark: bool = False, apart: Iterable[int] = ()

@@ -96,9 +96,11 @@ class Watch:
         read_every: float,
         now: float,
         inside: Callable[[], AbstractContextManager[None]] = nullcontext,
+        ask_every: float = 0.0,
     ) -> None:
         """``missing`` reads each part from the kernel. ``rules``: whether mangle rules may have changed. Both are
-        called ``inside``, which enters the network namespace.
+        called ``inside``, which enters the network namespace. ``ask_every``: seconds between two looks at what the
+        kernel does not announce.
 
         ``read_every``: seconds after which everything is read even if no change was noticed; sooner by up to a half,
         so that many network namespaces do not have their turn at once.
@@ -112,15 +114,20 @@ class Watch:
             CLASSES: _announced(*TRAFFIC_CONTROL),
         }
         self._inside = inside
+        self._ask_every = ask_every
+        self._ask_at = now + random.uniform(0, ask_every)
         self._read_at = dict.fromkeys(PARTS, now)
         self._due = now + self._read_every
         self._lost: dict[Part, Sequence[str]] = {}
-        self._news = _any_of(self._changed.values())
+        numbers = [changed.fileno() for changed in self._changed.values()]
+        self._all_announced = None not in numbers
+        self._news = _any_of(number for number in numbers if number is not None)
 
     def look(self, now: float) -> frozenset[Part]:
         """Look, and return the parts to put back now. Raises what reading the kernel raises."""
         if self._is_quiet(now):
             return frozenset()
+        self._ask_at = now + self._ask_every
         with self._inside():
             for part, changed in self._changed.items():
                 again = part in self._lost and not self._repairs.beaten
@@ -136,12 +143,12 @@ class Watch:
 
     def _is_quiet(self, now: float) -> bool:
         """Whether there is nothing to do, by one system call: nearly always, in nearly all network namespaces."""
-        return self._news is not None and not self._lost and now < self._due and not self._news.poll(0)
+        asks = not self._all_announced and now >= self._ask_at
+        return not asks and not self._lost and now < self._due and not self._news.poll(0)
 
     def close(self) -> None:
         """Close the sockets that hear of changes."""
-        if self._news is not None:
-            self._news.close()
+        self._news.close()
         for changed in self._changed.values():
             changed.close()
 
@@ -157,12 +164,8 @@ class Unannounced:
     def close(self) -> None: ...
 
 
-def _any_of(changes: Iterable[Changes]) -> select.epoll | None:
-    """What tells whether any of them has news; None if one has to be asked."""
-    all_changes = list(changes)
-    descriptors = [number for each in all_changes if (number := each.fileno()) is not None]
-    if len(descriptors) < len(all_changes):
-        return None
+def _any_of(descriptors: Iterable[int]) -> select.epoll:
+    """What tells whether any of them has news."""
     poll = select.epoll()
     for number in descriptors:
         poll.register(number, select.EPOLLIN)

@@ -40,7 +40,9 @@ error, and nothing is written).
     multiple=True,
     help="A repository that the annotation podlane.io/image may name.",
 )
-@click.option("--bpf/--no-bpf", default=True, help="Give it CAP_BPF where that is of use.  [default: bpf]")
+@click.option(
+    "--bpf/--no-bpf", default=True, help="Give it CAP_BPF and CAP_PERFMON where they are of use.  [default: bpf]"
+)
 @click.option(
     "--policy-file", metavar="FILE", type=Path, help="What a ConfigMap that is not in the manifest has as policy.yaml."
 )

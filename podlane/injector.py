@@ -50,7 +50,9 @@ SIGTERM makes it unready, takes requests for the linger time, finishes what runs
 @click.option("--cpu-limit", metavar="QUANTITY", help="CPU limit of the sidecar; empty for none.")
 @click.option("--memory-request", metavar="QUANTITY", help="Memory request of the sidecar; empty for none.")
 @click.option("--memory-limit", metavar="QUANTITY", help="Memory limit of the sidecar; empty for none.")
-@click.option("--bpf/--no-bpf", default=None, help="Give sidecars CAP_BPF where it is of use.  [default: bpf]")
+@click.option(
+    "--bpf/--no-bpf", default=None, help="Give sidecars CAP_BPF and CAP_PERFMON where they are of use.  [default: bpf]"
+)
 @click.option("--trusted-images", metavar="NAMES", help="Repositories that its image may have, too.")
 @click.option(
     "--net-raw",

@@ -118,6 +118,11 @@ def beyond_ebpf(policy: TrafficPolicy) -> list[Problem]:
     return problems
 
 
+def reads_quic(policy: TrafficPolicy) -> bool:
+    """Whether names in QUIC decide, which programs in the kernel do not read: with them it goes by its port."""
+    return policy.quic is Quic.CLASSIFY and any(match.quic_ports for _, match in policy.rules())
+
+
 def beyond(policy: TrafficPolicy, datapath: Datapath | str | None) -> list[Problem]:
     """Problems for a datapath; the relay can do all that a policy can ask for."""
     if datapath == Datapath.STEP_ASIDE:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import Final
 
-from datapath.ebpf.hooks import TcxHook, egress_hook
-from datapath.ebpf.libbpf import BpfError, program_by_id, program_id
+from datapath.ebpf.hooks import Point, TcxHook, hook_at
+from datapath.ebpf.libbpf import BpfError
 from datapath.ebpf.policy_maps import HashKeys, compile_table
 from datapath.ebpf.program import EGRESS, load
 from datapath.netfilter.backend import NET_ADMIN_REMEDY, has_net_admin
@@ -46,18 +45,16 @@ def reason_against() -> str:
 
 def _load() -> None:
     table = RoutingTable.from_policy(TrafficPolicy.model_validate({"total": "1Mbit"}))
-    with load(compile_table(table, ClassIds.assign([]), HashKeys.draw())) as loaded:
-        # As it will be looked for when it is attached; that takes SYS_ADMIN.
-        os.close(program_by_id(program_id(loaded.program(EGRESS))))
+    load(compile_table(table, ClassIds.assign([]), HashKeys.draw())).close()
 
 
 def attach() -> str:
     """Attach the programs to lo, and take them away; which hook was used. Raises :class:`PodlaneError`."""
     table = RoutingTable.from_policy(TrafficPolicy.model_validate({"total": "1Mbit"}))
-    hook = egress_hook(socket.if_nametoindex("lo"), EGRESS)
+    hook = hook_at(socket.if_nametoindex("lo"), EGRESS, Point.EGRESS)
     with load(compile_table(table, ClassIds.assign([]), HashKeys.draw())) as loaded:
         hook.attach(loaded.program(EGRESS))
-    if hook.ours() is None:
+    if not hook.attached():
         raise BpfError("what was attached is not there", 2)
     hook.detach()
     return "tcx" if isinstance(hook, TcxHook) else "clsact"

@@ -3,6 +3,9 @@
 Both live on without this process, and need neither pins nor files: a program is found again by its name. With tcx the
 programs of others keep their order; a clsact qdisc that others have made is used and left alone.
 
+The kernel tells the ids of programs at tcx, but not their names: to know ours one has to open each of them
+(BPF_PROG_GET_FD_BY_ID), which takes SYS_ADMIN. Who has not that uses clsact, whose filters have names.
+
 All calls are about the network namespace of the calling thread.
 """
 
@@ -11,11 +14,15 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Callable
+import sys
 from enum import IntEnum
 from typing import Final, Protocol
 
-from datapath.ebpf.libbpf import BpfError, call, program_by_id, program_name
+from datapath.ebpf.clsact import ClsactHook
+from datapath.ebpf.libbpf import BpfError, Map, call, map_of_program, may_look_up, program_by_id, program_name
+from datapath.ebpf.policy_maps import SETTINGS_BYTES
+from datapath.ebpf.program import SETTINGS
+from tc_core.qdiscs.hooks import EGRESS_HOOK, INGRESS_HOOK
 
 _u32 = ctypes.c_uint32
 
@@ -27,34 +34,13 @@ class Point(IntEnum):
     EGRESS = 47
 
 
-_CLSACT: Final = {Point.INGRESS: 1, Point.EGRESS: 2}
-"""BPF_TC_INGRESS and _EGRESS (bpf/libbpf.h)"""
+_PARENTS: Final = {Point.INGRESS: int(INGRESS_HOOK), Point.EGRESS: int(EGRESS_HOOK)}
 _REPLACE: Final = 4
 """BPF_F_REPLACE"""
 _MOST: Final = 64
 """Programs at one hook."""
-_TC_REPLACE: Final = 1
-"""BPF_TC_F_REPLACE"""
-_PRIORITY: Final = 0xC0DE
-_HANDLE: Final = 1
-"""Preference and handle of our filter, which nobody else is likely to choose."""
 _KEPT_NAME: Final = 15
 """Characters of a program's name that the kernel keeps."""
-
-
-class _Hook(ctypes.Structure):
-    """struct bpf_tc_hook"""
-
-    _fields_ = (("size", ctypes.c_size_t), ("ifindex", ctypes.c_int), ("point", ctypes.c_int), ("parent", _u32))
-
-
-class _Filter(ctypes.Structure):
-    """struct bpf_tc_opts"""
-
-    _fields_ = (
-        ("size", ctypes.c_size_t), ("program", ctypes.c_int), ("flags", _u32), ("id", _u32), ("handle", _u32),
-        ("priority", _u32),
-    )  # fmt: skip
 
 
 class _AttachOptions(ctypes.Structure):
@@ -66,11 +52,17 @@ class _AttachOptions(ctypes.Structure):
 class ProgramHook(Protocol):
     """A hook of one interface."""
 
-    def attach(self, program: int) -> None:
+    def attach(self, program: int, generation: int = 0) -> None:
         """Attach a program, in the place of ours if there is one already. Raises :class:`BpfError`."""
 
+    def attached(self) -> bool:
+        """Whether a program of ours is there. Raises :class:`BpfError`."""
+
+    def generation(self) -> int | None:
+        """The number of the policy in force there (``struct settings``); None: not ours. Raises :class:`BpfError`."""
+
     def ours(self) -> int | None:
-        """A descriptor of our program there, for the caller to close. Raises :class:`BpfError`."""
+        """A descriptor of our program there, for the caller to close. Takes SYS_ADMIN. Raises :class:`BpfError`."""
 
     def detach(self) -> None:
         """Take our program away, if it is there. Raises :class:`BpfError`."""
@@ -85,7 +77,8 @@ class TcxHook:
         self._point = int(point)
         self._name = name[:_KEPT_NAME]
 
-    def attach(self, program: int) -> None:
+    def attach(self, program: int, generation: int = 0) -> None:
+        del generation  # it is in a map of the program
         before = self.ours()
         options = _AttachOptions(ctypes.sizeof(_AttachOptions))
         try:
@@ -96,6 +89,22 @@ class TcxHook:
         finally:
             if before is not None:
                 os.close(before)
+
+    def attached(self) -> bool:
+        found = self.ours()
+        if found is not None:
+            os.close(found)
+        return found is not None
+
+    def generation(self) -> int | None:
+        settings = map_at(self, SETTINGS)
+        if settings is None:
+            return None
+        try:
+            value = Map(settings).read(bytes(4), SETTINGS_BYTES)
+        finally:
+            os.close(settings)
+        return None if value is None else int.from_bytes(value[:4], sys.byteorder)
 
     def ours(self) -> int | None:
         ids = (_u32 * _MOST)()
@@ -120,74 +129,30 @@ class TcxHook:
             os.close(program)
 
 
-class ClsactHook:
-    """A filter of the clsact qdisc, in direct-action mode."""
-
-    def __init__(self, ifindex: int, name: str, point: Point = Point.EGRESS) -> None:
-        """``name`` is that of the program's function."""
-        self._hook = _Hook(ctypes.sizeof(_Hook), ifindex, _CLSACT[point], 0)
-        self._name = name[:_KEPT_NAME]
-
-    def attach(self, program: int) -> None:
-        _tolerating(errno.EEXIST, lambda: call("clsact could not be made", "bpf_tc_hook_create", self._pointer))
-        options = self._options(program=program, flags=_TC_REPLACE)
-        what = "the program could not be attached (clsact)"
-        call(what, "bpf_tc_attach", self._pointer, ctypes.byref(options))
-
-    def ours(self) -> int | None:
-        options = self._options()
-        what = "the filters of the interface could not be listed"
-        # Without a clsact qdisc the kernel says EINVAL.
-        if not _tolerating(errno.ENOENT, lambda: call(what, "bpf_tc_query", self._pointer, ctypes.byref(options)), 22):
-            return None
-        found = program_by_id(options.id)
-        if program_name(found) == self._name:
-            return found
-        os.close(found)
-        return None
-
-    def detach(self) -> None:
-        program = self.ours()
-        if program is None:
-            return
-        os.close(program)
-        options = self._options()
-        call("the filter could not be taken away", "bpf_tc_detach", self._pointer, ctypes.byref(options))
-
-    @property
-    def _pointer(self) -> object:
-        return ctypes.byref(self._hook)
-
-    @staticmethod
-    def _options(program: int = 0, flags: int = 0) -> _Filter:
-        return _Filter(ctypes.sizeof(_Filter), program, flags, 0, _HANDLE, _PRIORITY)
-
-
-def egress_hook(ifindex: int, name: str) -> ProgramHook:
-    """The egress hook of an interface; see :func:`hook_at`."""
-    return hook_at(ifindex, name, Point.EGRESS)
-
-
 def hook_at(ifindex: int, name: str, point: Point) -> ProgramHook:
-    """The better one of the hooks that this kernel has."""
+    """That at which a program of ours is; else the better one of those that this kernel and process have."""
+    clsact = ClsactHook(ifindex, name, _PARENTS[point])
+    if clsact.attached() or not may_look_up():
+        return clsact
     tcx = TcxHook(ifindex, name, point)
     try:
-        found = tcx.ours()
+        tcx.attached()
     except BpfError as error:
         if error.number != errno.EINVAL:
             raise
-        return ClsactHook(ifindex, name, point)
-    if found is not None:
-        os.close(found)
+        return clsact
     return tcx
 
 
-def _tolerating(number: int, attempt: Callable[[], object], other: int = 0) -> bool:
-    """Whether the attempt succeeded; these errors are none."""
+def map_at(hook: ProgramHook, name: str) -> int | None:
+    """A descriptor of a map of the program that is attached, for the caller to close. Takes SYS_ADMIN.
+
+    Raises :class:`BpfError`.
+    """
+    program = hook.ours()
+    if program is None:
+        return None
     try:
-        attempt()
-    except BpfError as error:
-        if error.number not in (number, other):
-            raise
-        return False
-    return True
+        return map_of_program(program, name)
+    finally:
+        os.close(program)

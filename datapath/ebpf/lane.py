@@ -2,8 +2,9 @@
 
 They live on at the interface when this process ends, and so do the verdicts, which are kept with the sockets. A new
 policy is a new object with maps of its own, attached in the place of the old one; of the maps only those are taken
-over that are not about the policy (:data:`~datapath.ebpf.program.LASTING`), as they are by the next process. No packet
-goes without a program meanwhile.
+over that are not about the policy (:data:`~datapath.ebpf.program.LASTING`), as they are by the next process with
+SYS_ADMIN. One without goes on with programs that mean what it wants; when it puts others there, connections that are
+open go by port. No packet goes without a program meanwhile.
 
 All calls block, and are about the network namespace of the calling thread.
 """
@@ -12,22 +13,27 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 import socket
 import struct
 from collections.abc import Mapping
+from functools import cache
 from typing import Final
 
+from daemon.log import Logger
 from datapath.ebpf.hooks import Point, ProgramHook, hook_at
-from datapath.ebpf.libbpf import BpfError, LibbpfMissingError, map_of_program
-from datapath.ebpf.policy_maps import ETHERNET, NOTHING_EXCLUDED, Exclusions, HashKeys, compile_table
-from datapath.ebpf.program import EGRESS, INGRESS, LASTING, load
+from datapath.ebpf.libbpf import BpfError, BpfObject, LibbpfMissingError, map_of_program, may_look_up
+from datapath.ebpf.policy_maps import ETHERNET, NOTHING_EXCLUDED, Exclusions, HashKeys, PolicyMaps, compile_table
+from datapath.ebpf.program import EGRESS, INGRESS, LASTING, OBJECT, ObjectMissingError, load
 from datapath.routing.table import RoutingTable
 from tc_core.errors import InterfaceNotFoundError
 from tc_core.kernel import interface_not_found
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Bound
+
+log = Logger()
 
 _SIOCGIFHWADDR: Final = 0x8927
 _WITH_ETHERNET_HEADERS: Final = (1, 772)
@@ -44,7 +50,10 @@ class Lane:
 
     @property
     def lasting(self) -> Mapping[str, int]:
-        """Descriptors of the maps that outlive a policy, by name; theirs who :meth:`put` the programs there."""
+        """Descriptors of the maps that outlive a policy, by name; theirs who :meth:`put` the programs there.
+
+        Empty while programs of an earlier process are in force whose maps this one may not open.
+        """
         return self._lasting
 
     def put(
@@ -52,27 +61,39 @@ class Lane:
         table: RoutingTable,
         ids: ClassIds,
         exclude: Exclusions = NOTHING_EXCLUDED,
+        meaning: str | None = None,
     ) -> bool:
         """Put a routing table in force; returns whether programs of ours were there already.
+
+        ``meaning`` says all of it in words of its own: programs that an earlier call has put there with the same ones
+        are left as they are. None: they are always replaced.
 
         Raises :class:`~datapath.ebpf.libbpf.BpfError`, :class:`~datapath.ebpf.program.ObjectMissingError`,
         :class:`ConfigError`, :class:`InterfaceNotFoundError`.
         """
+        hook, link_header = self._hook(), self._link_header()
+        self._listens = table.captures(Bound.INBOUND)
+        generation = 1 + secrets.randbelow(2**32 - 1)
+        if meaning is not None:
+            generation = _generation(meaning, link_header)
+            if self._in_force(generation):
+                self._adopt(hook)
+                return True
         maps = compile_table(
             table,
             ids,
             HashKeys.draw(),
-            generation=1 + secrets.randbelow(2**32 - 1),
-            link_header=self._link_header(),
+            generation=generation,
+            link_header=link_header,
             exclude=exclude,
         )
-        hook = self._hook()
-        self._listens = table.captures(Bound.INBOUND)
-        adopted = not self._lasting and self._adopt(hook)
-        with load(maps, self._lasting) as loaded:
-            hook.attach(loaded.program(EGRESS))
+        adopted = hook.attached()
+        if adopted:
+            self._adopt(hook)
+        with self._load(maps) as loaded:
+            hook.attach(loaded.program(EGRESS), generation)
             if self._listens:
-                self._hook(Point.INGRESS).attach(loaded.program(INGRESS))
+                self._hook(Point.INGRESS).attach(loaded.program(INGRESS), generation)
             else:
                 self._hook(Point.INGRESS).detach()
             for name in LASTING:
@@ -80,17 +101,37 @@ class Lane:
                     self._lasting[name] = os.dup(loaded.map(name).fd)
         return adopted
 
-    def _adopt(self, hook: ProgramHook) -> bool:
-        """Go on with the maps of an earlier process, if it has left its programs."""
+    def _in_force(self, generation: int) -> bool:
+        points = tuple(Point) if self._listens else (Point.EGRESS,)
+        return all(self._hook(point).generation() == generation for point in points)
+
+    def _adopt(self, hook: ProgramHook) -> None:
+        """Go on with the maps of an earlier process, if they can be had."""
+        if self._lasting:
+            return
+        if not may_look_up():
+            log.info("to go on with the maps of another process takes SYS_ADMIN")
+            return
         program = hook.ours()
         if program is None:
-            return False
+            return
         try:
             found = {name: map_of_program(program, name) for name in LASTING}
         finally:
             os.close(program)
         self._lasting = {name: fd for name, fd in found.items() if fd is not None}
-        return True
+
+    def _load(self, maps: PolicyMaps) -> BpfObject:
+        """With the maps that outlive a policy; new ones if another build has left some that cannot be used."""
+        try:
+            return load(maps, self._lasting, listens=self._listens)
+        except BpfError as error:
+            if not self._lasting:
+                raise
+            loaded = load(maps, listens=self._listens)  # if that fails too, the maps are not the reason
+            log.warning("connections that are open go by port from now on", reason=str(error).splitlines()[0])
+            self.close()
+            return loaded
 
     def close(self) -> None:
         """Let go of the maps; what is attached stays."""
@@ -99,19 +140,15 @@ class Lane:
 
     def missing(self) -> list[str]:
         """What is not there any more. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
-        missing = []
-        for name, point in ((EGRESS, Point.EGRESS), (INGRESS, Point.INGRESS))[: 1 + self._listens]:
-            program = self._hook(point).ours()
-            if program is None:
-                missing.append(f"the program {name} at {self._interface}")
-            else:
-                os.close(program)
-        return missing
+        wanted = ((EGRESS, Point.EGRESS), (INGRESS, Point.INGRESS))[: 1 + self._listens]
+        return [
+            f"the program {name} at {self._interface}" for name, point in wanted if not self._hook(point).attached()
+        ]
 
     def remove(self) -> None:
         """Take the programs away, and with them the maps and verdicts. Raises what :meth:`missing` raises."""
         self.close()
-        for point in Point:
+        for point in Point:  # that for what leaves last: with it goes the clsact qdisc that came with it
             self._hook(point).detach()
 
     def _link_header(self) -> int:
@@ -127,6 +164,20 @@ class Lane:
         except OSError:
             raise interface_not_found(self._interface, (name for _, name in socket.if_nameindex())) from None
         return hook_at(index, EGRESS if point is Point.EGRESS else INGRESS, point)
+
+
+def _generation(meaning: str, link_header: int) -> int:
+    """The number of what is in force: the same for the same programs and meaning."""
+    whole = hashlib.sha256(f"{_programs_digest()} {link_header} {meaning}".encode()).digest()
+    return int.from_bytes(whole[:4], "little") or 1
+
+
+@cache
+def _programs_digest() -> str:
+    try:
+        return hashlib.sha256(OBJECT.read_bytes()).hexdigest()
+    except FileNotFoundError:
+        raise ObjectMissingError from None
 
 
 def remove_programs(interface: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -51,7 +52,7 @@ class LibbpfMissingError(BpfError):
 def remedy_for(number: int) -> str:
     """What to do about an errno, as a sentence; empty if that is not known."""
     if number in (errno.EPERM, errno.EACCES):
-        return ". It takes the capabilities NET_ADMIN, BPF, PERFMON and SYS_ADMIN, or root"
+        return ". It takes the capabilities NET_ADMIN, BPF and PERFMON, or root"
     return ""
 
 
@@ -86,7 +87,16 @@ class _MapInfo(ctypes.Structure):
 
 
 _PRINT: Final = ctypes.CFUNCTYPE(_int, _int, ctypes.c_char_p, _pointer)
-_said: Final[list[str]] = []
+
+
+class _Said(threading.local):
+    """What libbpf said in a call, which this thread made."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+
+_said: Final = _Said()
 
 
 def _hear(level: int, form: bytes, arguments: int) -> int:
@@ -94,7 +104,7 @@ def _hear(level: int, form: bytes, arguments: int) -> int:
     if level == _WARNING:
         text = ctypes.create_string_buffer(_WORDS)
         ctypes.CDLL(None).vsnprintf(text, _size(_WORDS), form, _pointer(arguments))
-        _said.append(text.value.decode(errors="replace"))
+        _said.words.append(text.value.decode(errors="replace"))
     return 0
 
 
@@ -119,10 +129,10 @@ def library() -> ctypes.CDLL:
 
 def call(what: str, name: str, *arguments: Any) -> int:
     """Call a function of libbpf that returns a negative errno. ``what`` says in an error what was attempted."""
-    _said.clear()
+    _said.words.clear()
     result = int(getattr(library(), name)(*arguments))
     if result < 0:
-        raise BpfError(what, -result, "".join(_said).strip()[-2000:])
+        raise BpfError(what, -result, "".join(_said.words).strip()[-2000:])
     return result
 
 
@@ -177,10 +187,10 @@ class RingBuffer:
         self._read: list[bytes] = []
         self._most = 0
         self._callback = _SAMPLE(self._take)
-        _said.clear()
+        _said.words.clear()
         self._ring = library().ring_buffer__new(fd, self._callback, None, None)
         if not self._ring:
-            raise BpfError("the ring buffer could not be opened", ctypes.get_errno(), "".join(_said).strip())
+            raise BpfError("the ring buffer could not be opened", ctypes.get_errno(), "".join(_said.words).strip())
 
     def _take(self, _context: int, data: int, size: int) -> int:
         self._read.append(ctypes.string_at(data, size))
@@ -212,10 +222,10 @@ class BpfObject:
 
     def __init__(self, path: Path) -> None:
         """Raises :class:`BpfError`."""
-        _said.clear()
+        _said.words.clear()
         self._object = library().bpf_object__open_file(os.fsencode(path), None)
         if not self._object:
-            raise BpfError(f"{path} could not be opened", ctypes.get_errno(), "".join(_said).strip())
+            raise BpfError(f"{path} could not be opened", ctypes.get_errno(), "".join(_said.words).strip())
 
     def __enter__(self) -> Self:
         return self
@@ -229,16 +239,29 @@ class BpfObject:
         if handle:
             library().bpf_object__close(_pointer(handle))
 
-    def load(self, sizes: Mapping[str, int], reuse: Mapping[str, int] | None = None) -> None:
+    def load(
+        self, sizes: Mapping[str, int], reuse: Mapping[str, int] | None = None, without: Iterable[str] = ()
+    ) -> None:
         """Make the maps and load the programs. ``sizes``: entries by name of the map.
 
-        ``reuse``: descriptors of maps that exist, by name; they are not closed. Raises :class:`BpfError`.
+        ``reuse``: descriptors of maps that exist, by name; they are not closed, and have to be of the same shape.
+        ``without``: programs that are not needed. Raises :class:`BpfError`.
         """
+        for name in without:
+            call(f"the program {name}", "bpf_program__set_autoload", self._program(name), ctypes.c_bool(False))
         for name, entries in sizes.items():
             call(f"the size of the map {name}", "bpf_map__set_max_entries", self._map(name), _u32(entries))
         for name, fd in (reuse or {}).items():
+            self._require_same_shape(name, fd)
             call(f"the map {name} could not be taken over", "bpf_map__reuse_fd", self._map(name), fd)
         call("the kernel did not take the programs", "bpf_object__load", _pointer(self._object))
+
+    def _require_same_shape(self, name: str, fd: int) -> None:
+        """libbpf would take over any map, and what the programs would find in its values nobody knows."""
+        there, wanted = _info(fd, _MapInfo()), self._map(name)
+        for what in ("type", "key_size", "value_size", "max_entries"):
+            if getattr(there, what) != getattr(library(), f"bpf_map__{what}")(wanted):
+                raise BpfError(f"the map {name} is of another build of Podlane ({what})", errno.EINVAL)
 
     def map(self, name: str) -> Map:
         """A map by name."""
@@ -246,10 +269,13 @@ class BpfObject:
 
     def program(self, name: str) -> int:
         """The descriptor of a loaded program."""
-        program = library().bpf_object__find_program_by_name(_pointer(self._object), name.encode())
-        if not program:
+        return call(f"the program {name}", "bpf_program__fd", self._program(name))
+
+    def _program(self, name: str) -> ctypes.c_void_p:
+        found = library().bpf_object__find_program_by_name(_pointer(self._object), name.encode())
+        if not found:
             raise BpfError(f"the program {name}", errno.ENOENT)
-        return call(f"the program {name}", "bpf_program__fd", _pointer(program))
+        return _pointer(found)
 
     def _map(self, name: str) -> ctypes.c_void_p:
         found = library().bpf_object__find_map_by_name(_pointer(self._object), name.encode())
@@ -289,6 +315,20 @@ def run_on_frame(program: int, frame: bytes, context: bytes, repeat: int = 1) ->
 def program_by_id(number: int) -> int:
     """A descriptor of the loaded program with this id, for the caller to close. Raises :class:`BpfError`."""
     return call("a program could not be opened", "bpf_prog_get_fd_by_id", _u32(number))
+
+
+def may_look_up() -> bool:
+    """Whether this process may open programs and maps of others by their ids: that takes SYS_ADMIN (bpf(2))."""
+    try:
+        os.close(program_by_id(0))  # there is none; but the kernel asks for the capability first
+    except BpfError as error:
+        return error.number != errno.EPERM
+    return True
+
+
+def map_id(fd: int) -> int:
+    """The id of a map. Raises :class:`BpfError`."""
+    return int(_info(fd, _MapInfo()).id)
 
 
 def program_id(fd: int) -> int:

@@ -29,6 +29,9 @@ ETHERNET: Final = 14
 MOST_MATCHES: Final = 1024
 """Bits of a vector."""
 _VECTOR: Final = struct.Struct("=16Q")
+_SETTINGS: Final = struct.Struct("=IIII4Q")
+SETTINGS_BYTES: Final = _SETTINGS.size
+"""Of ``struct settings``."""
 _WORD: Final = (1 << 64) - 1
 _PRIME: Final = 2**31 - 1
 _WILDCARD: Final = 1 << 63
@@ -160,7 +163,7 @@ def compile_table(
 def _settings(generation: int, keys: HashKeys, link_header: int, ids: ClassIds) -> bytes:
     known = sum(1 << class_id for class_id in ids.values())
     words = (known >> shift & _WORD for shift in range(0, 256, 64))
-    return struct.pack("=IIII4Q", generation, keys.first, keys.second, link_header, *words)
+    return _SETTINGS.pack(generation, keys.first, keys.second, link_header, *words)
 
 
 @dataclass(slots=True)

@@ -25,6 +25,8 @@ DECISIONS: Final = "decisions"
 """The array that counts connections."""
 LASTING: Final = (FLOWS, BEGINNINGS, VERDICTS, DECISIONS)
 """The maps that outlive a policy, and a process."""
+SETTINGS: Final = "settings"
+"""The map with ``struct settings``, of which the number of the policy is the first word."""
 
 
 class ObjectMissingError(PodlaneError):
@@ -37,8 +39,11 @@ class ObjectMissingError(PodlaneError):
         )
 
 
-def load(maps: PolicyMaps, reuse: Mapping[str, int] | None = None) -> BpfObject:
-    """Load the programs and fill their maps. ``reuse``: descriptors of maps to go on with, by name.
+def load(
+    maps: PolicyMaps, reuse: Mapping[str, int] | None = None, *, listens: bool = True, judge: bool = False
+) -> BpfObject:
+    """Load the programs and fill their maps. ``reuse``: descriptors of maps to go on with, by name. ``listens``: also
+    that for what clients open; ``judge``: also that for tests. The kernel takes long to check each of them.
 
     The caller closes the object. Raises :class:`ObjectMissingError`, :class:`BpfError`.
     """
@@ -46,7 +51,7 @@ def load(maps: PolicyMaps, reuse: Mapping[str, int] | None = None) -> BpfObject:
         raise ObjectMissingError
     loaded = BpfObject(OBJECT)
     try:
-        loaded.load(maps.sizes, reuse)
+        loaded.load(maps.sizes, reuse, [name for name, wanted in ((INGRESS, listens), (JUDGE, judge)) if not wanted])
         for name, entries in maps.entries.items():
             loaded.map(name).fill(entries.items())
     except BpfError:

@@ -27,8 +27,8 @@ log = Logger()
 
 _AT_ONCE: Final = 64
 """Records that are read before other tasks have their turn."""
-_TIDY_S: Final = 1.0
-"""Seconds between two looks at counters and at silent connections."""
+TIDY_EVERY: Final = Duration.from_seconds(1)
+"""Between two looks at counters and at silent connections."""
 _CLASS_IDS: Final = 256
 _KINDS: Final = (
     Detection(WireProtocol.TLS, Reason.FOUND),
@@ -50,11 +50,18 @@ class BeginningsReader:
     """Reads the ring buffer of one interface's programs until drained or cancelled."""
 
     def __init__(
-        self, maps: Mapping[str, int], routing: Routing, observer: ProgramObserver, *, detection_timeout: Duration
+        self,
+        maps: Mapping[str, int],
+        routing: Routing,
+        observer: ProgramObserver,
+        *,
+        detection_timeout: Duration,
+        tidy_every: Duration = TIDY_EVERY,
     ) -> None:
         """``maps``: descriptors, by name, that stay open while this runs (:attr:`datapath.ebpf.lane.Lane.lasting`)."""
         self._beginnings = Beginnings(routing, observer, detection_timeout=detection_timeout.seconds)
         self._observer = observer
+        self._tidy_every = tidy_every.seconds
         self._maps = {name: Map(fd) for name, fd in maps.items()}
         self._life = trio.CancelScope()
         self._counted = self._decisions()
@@ -91,7 +98,7 @@ class BeginningsReader:
 
     async def _tidy(self) -> None:
         while True:
-            await trio.sleep(_TIDY_S)
+            await trio.sleep(self._tidy_every)
             self._write(self._beginnings.give_up_silent)
             self._count()
 
@@ -123,10 +130,13 @@ class ReaderLife:
         self._reader: BeginningsReader | None = None
 
     async def follow(self, maps: Mapping[str, int], routing: Routing, nursery: trio.Nursery) -> None:
-        """Answer programs that are in force, by this routing. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
+        """Answer programs that are in force, by this routing. Raises :class:`~datapath.ebpf.libbpf.BpfError`.
+
+        There are no ``maps`` while the programs are those of an earlier process and this one may not open theirs.
+        """
         if self._reader is not None:
             self._reader.follow(routing)
-        elif self._make is not None:
+        elif self._make is not None and maps:
             self._reader = self._make(maps, routing)
             await nursery.start(self._reader.run)
 

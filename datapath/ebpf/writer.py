@@ -5,6 +5,7 @@ No rule of netfilter is needed. Programs see every packet that leaves, and nothi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 
 from daemon.log import Logger
@@ -67,6 +68,7 @@ class ProgramWriter:
                 asked.exclude_inbound_ports,
                 asked.exclude_inbound_cidrs,
             ),
+            meaning=_meaning(policy, self._shaping.ids, asked),
         )
         log.info("programs in place", interface=self._shaping.interface, adopted=self.adopted)
         self._in_force = wanted
@@ -84,9 +86,18 @@ class ProgramWriter:
     @property
     def problem(self) -> str:
         """What the policy in force asks for and does not get; empty if nothing."""
-        if self._in_force is None or not RoutingTable.from_policy(self._in_force[0]).reads_quic:
+        if self._in_force is None:
             return ""
-        return "QUIC goes by its port: datapath: ebpf does not read the names in it"
+        table = RoutingTable.from_policy(self._in_force[0])
+        problems = []
+        if table.reads_quic:
+            problems.append("QUIC goes by its port: datapath: ebpf does not read the names in it")
+        if table.needs_capture and not self._lane.lasting:
+            problems.append(
+                "what the programs cannot read goes by port until there is another policy: to open the maps of an "
+                "earlier process takes SYS_ADMIN"
+            )
+        return "; ".join(problems)
 
     def remove(self) -> None:
         """Take the programs away. Raises what :meth:`datapath.ebpf.lane.Lane.remove` raises."""
@@ -118,3 +129,16 @@ class ProgramWriter:
     def listeners_changed(self) -> bool:
         """No: nothing depends on who listens."""
         return False
+
+
+def _meaning(policy: TrafficPolicy, ids: ClassIds, asked: CaptureSettings) -> str:
+    """All that decides what the programs do; rates do not."""
+    rules = [(name, match.model_dump_json()) for name, match in policy.rules()]
+    excluded = (
+        asked.silent_ports,
+        asked.exclude_outbound_ports,
+        asked.exclude_outbound_cidrs,
+        asked.exclude_inbound_ports,
+        asked.exclude_inbound_cidrs,
+    )
+    return json.dumps([rules, dict(ids), [[str(each) for each in part] for part in excluded]])

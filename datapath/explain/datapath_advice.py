@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from traffic_policy.policy import DEFAULT_CLASS, TrafficPolicy
-from traffic_policy.scope import beyond_step_aside, needs_names
+from traffic_policy.scope import beyond_ebpf, beyond_step_aside, needs_names, reads_quic
 from traffic_policy.settings import Datapath
 
 _STEP_ASIDE: Final = (
     "Recommended datapath: step-aside (--datapath step-aside). Nothing here needs a relay, so it is enough to look at "
     "each connection's first packets, which costs a fraction; those travel in the class of their port."
+)
+_EBPF: Final = (
+    "Recommended datapath: ebpf (--datapath ebpf) where `podlane check` says that it works, else step-aside. Programs "
+    "in the kernel read all names that are asked for here, so that nothing has to go through user space; what they "
+    "cannot read in one segment goes by its port."
 )
 _RELAY_ALONE: Final = "Recommended datapath: relay. Stepping aside cannot do all that this policy asks for."
 _RELAY_RECEIVES: Final = (
@@ -38,4 +43,6 @@ def recommend(policy: TrafficPolicy) -> tuple[Datapath, str] | None:
     rest = next(c for c in policy.resolved() if c.name == DEFAULT_CLASS)
     if 2 * rest.ceil.bits_per_second < policy.total.bits_per_second:
         return Datapath.RELAY, _RELAY.format(ceil=rest.ceil.human)
+    if not beyond_ebpf(policy) and not reads_quic(policy):
+        return Datapath.EBPF, _EBPF
     return Datapath.STEP_ASIDE, _STEP_ASIDE

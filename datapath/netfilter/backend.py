@@ -21,6 +21,7 @@ from typing import Any, Final, Protocol, Self
 from datapath.netfilter.fallback import Command
 from datapath.netfilter.parse import Installed
 from datapath.netfilter.rules import Family, FamilyRules
+from tc_core.netlink import nftables
 from tc_core.netlink.nftables import Generation
 from traffic_policy.settings import Datapath, OnFailure
 
@@ -115,6 +116,12 @@ def has_net_admin() -> bool:
     status = Path("/proc/thread-self/status").read_text()
     found = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
     return found is not None and bool(int(found[1], 16) >> _CAP_NET_ADMIN & 1)
+
+
+def untouched() -> bool:
+    """Whether nobody has written any rule in this namespace: then none has to be read to know that there are none."""
+    nft = nftables.generation()
+    return nft is not None and nft.untouched and all(legacy_tables(family) == () for family in Family)
 
 
 def legacy_tables(family: Family) -> tuple[str, ...] | None:

@@ -22,7 +22,7 @@ from typing import Final
 from daemon.log import Logger
 from datapath.errors import RulesetError
 from datapath.netfilter import routes
-from datapath.netfilter.backend import Backend, Seal
+from datapath.netfilter.backend import Backend, Seal, untouched
 from datapath.netfilter.changes import MangleChanges
 from datapath.netfilter.fallback import Command
 from datapath.netfilter.ipv6 import ipv6_missing
@@ -41,6 +41,8 @@ __all__ = ["Backend", "InstallReport", "Installer", "IptablesSetting", "detect_b
 
 _DEFAULT_TABLE: Final = CaptureSettings().route_table
 _SHOWN: Final = 12
+_NOTHING: Final = "nothing"
+"""The digest of no rules of ours."""
 """Maximum lines of a difference in an error; the first ones suffice to see the kind of problem."""
 
 log = Logger()
@@ -165,8 +167,12 @@ class Installer:
 
         Both families are cleaned even if one fails; the first error is raised at the end.
         """
+        if self._nothing():  # whoever was killed before the first rule may have left a route
+            cleared = [routes.clear(family, (), self._tables) for family in self._families([], even_disabled=True)]
+            return any(cleared)
         removed = False
         errors: list[PodlaneError] = []
+        begun = self.backend.generation()
         for family in self._families([], even_disabled=True):
             try:
                 removed = self._remove_family(family) or removed
@@ -174,6 +180,8 @@ class Installer:
                 errors.append(error)
         if errors:
             raise errors[0]
+        if not removed and begun is not None and begun == self.backend.generation():
+            self.seal = self._sealed(begun, _NOTHING)
         return removed
 
     def present(self) -> bool:
@@ -185,6 +193,8 @@ class Installer:
 
     def has_rule(self, chain: str, rule: Rule) -> bool:
         """Whether any family has this rule in a chain of ours; a policy may concern only one family."""
+        if self._nothing():
+            return False
         families = self._families([], even_disabled=True)
         return any(rule in self.installed(family).chains.get(chain, ()) for family in families)
 
@@ -197,6 +207,16 @@ class Installer:
     def installed(self, family: Family) -> Installed:
         """Our part of one family's mangle table."""
         return self.backend.installed(family)
+
+    def _nothing(self) -> bool:
+        """Whether it is known without reading that nothing of ours is here."""
+        known = self.seal or self._earlier
+        if known is None or known.digest != _NOTHING:
+            return untouched()
+        if known.generation != self.backend.generation():
+            return False
+        self.seal = known
+        return True
 
     # --- one family -----------------------------------------------------------------------------------------------
 

@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
 from datapath.errors import PrivilegeError, RulesetError
-from datapath.netfilter.backend import NET_ADMIN_REMEDY, Backend, BackendKind, Seal, has_net_admin, legacy_tables
+from datapath.netfilter.backend import (
+    NET_ADMIN_REMEDY,
+    Backend,
+    BackendKind,
+    Seal,
+    has_net_admin,
+    legacy_tables,
+    untouched,
+)
 from datapath.netfilter.restore import INSTALL_REMEDY, RestoreBackend, installed_programs
 from datapath.netfilter.rules import Family, FamilyRules
 from datapath.netfilter.ruleset import CaptureSettings, build_ruleset
@@ -57,7 +65,8 @@ class BackendChooser:
         if not has_net_admin():
             raise PrivilegeError(f"This process lacks CAP_NET_ADMIN. {NET_ADMIN_REMEDY}")
         by_python = way is IptablesSetting.PYTHON or not programs
-        for holder in holders(programs):
+        fresh = untouched()
+        for holder in () if fresh else holders(programs):
             reached = way is IptablesSetting.RESTORE and holder.kind is not BackendKind.PYTHON
             if way is IptablesSetting.AUTO or reached:
                 return holder
@@ -69,7 +78,7 @@ class BackendChooser:
         if by_python:
             return self._that_works([python_backend()])
         legacy = programs.get(BackendKind.LEGACY)
-        if legacy is not None and _has_rules(legacy):
+        if legacy is not None and not fresh and _has_rules(legacy):
             return legacy
         return self._that_works(list(programs.values()))
 

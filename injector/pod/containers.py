@@ -7,8 +7,8 @@ application from starting.
 
 It runs as root, though the image does not: added capabilities reach a process of another user only by file
 capabilities, which ``allowPrivilegeEscalation: false`` (no_new_privs) disables, or as ambient ones, which Kubernetes
-cannot set. Root here has NET_ADMIN, SETGID for the relay, and nothing else (BPF for some policies): it may not even
-read files of others.
+cannot set. Root here has NET_ADMIN, SETGID for the relay, and nothing else (BPF for some policies, and with PERFMON for
+datapath: ebpf): it may not even read files of others.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ GROUP_CAPABILITY: Final = "SETGID"
 SOCKET_CAPABILITY: Final = "BPF"
 """Also required if a policy limits received traffic in classes that depend on names
 (:mod:`tc_core.bpf.socket_program`)."""
+PROGRAM_CAPABILITIES: Final = ("BPF", "PERFMON")
+"""Also required by datapath: ebpf: without PERFMON the kernel takes no programs that compare pointers, as ours do."""
 
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 _POD_FOLDER: Final = "/etc/podlane/pod"

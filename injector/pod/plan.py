@@ -277,6 +277,11 @@ def _refuse_beyond_the_mesh(policy: PodPolicy, mesh: PodMesh, defaults: Injectio
 
     (The sidecar refuses the same if it alone detects the mesh, or a shared policy could not be read here.)
     """
+    if mesh.redirects and _datapath(policy, defaults) == Datapath.EBPF:
+        raise InjectionError(
+            f"The Pod is in {mesh.title}'s mesh: beside its proxy programs in the kernel do not know whose connections "
+            f"to read. Write step-aside in {DATAPATH}, or leave the annotation out."
+        )
     if not mesh.redirects or _datapath(policy, defaults) != Datapath.RELAY:
         return
     names = [name for name, match in policy.policy.rules(Bound.INBOUND) if match.needs_content]
@@ -328,11 +333,13 @@ def _items(
     mesh: PodMesh,
 ) -> Items:
     drain = containers.drain_seconds(pods.termination_grace(pod))
-    relays = _datapath(policy, defaults) == Datapath.RELAY
+    datapath = _datapath(policy, defaults)
+    relays = datapath == Datapath.RELAY
+    programs = containers.PROGRAM_CAPABILITIES if defaults.bpf and datapath == Datapath.EBPF else ()
     sockets = [containers.SOCKET_CAPABILITY] if defaults.bpf and relays and needs_names(policy.policy) else []
     # Also for a policy without names: it may gain some while the Pod runs.
     group = [containers.GROUP_CAPABILITY] if relays and not mesh.group else []
-    capabilities = (containers.CAPABILITY, *sockets, *group, *(mesh.capabilities if relays else ()))
+    capabilities = (containers.CAPABILITY, *sockets, *programs, *group, *(mesh.capabilities if relays else ()))
     identity = containers.SidecarIdentity(capabilities, mesh.group, mesh.setting)
     wanted = set(defaults.image_pull_secrets) - set(pods.names(pod, pods.PULL_SECRETS))
     return {

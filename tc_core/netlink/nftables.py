@@ -31,6 +31,11 @@ class Generation(NamedTuple):
     namespace: int
     number: int
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nobody has ever changed a table (``base_seq`` of nf_tables_init_net() in nf_tables_api.c)."""
+        return self.number == 1
+
     def after(self, transactions: int) -> Generation:
         """What it is after so many, without those of others."""
         return self._replace(number=self.number + transactions)

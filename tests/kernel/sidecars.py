@@ -114,6 +114,7 @@ def command_of(pid: int) -> str:
         return ""
 
 
+NO_SYS_ADMIN = ("setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf,+perfmon", "--inh-caps=-all")
 NO_CAP_BPF = ("setpriv", "--bounding-set=-all,+net_admin,+net_raw", "--inh-caps=-all")
 """In front of a command: with NET_ADMIN alone, as in a container without BPF."""
 

@@ -17,16 +17,21 @@ import pytest
 from ebpf_judge import require_programs
 from lab import connect, serving
 from runs import RunHost
-from sidecars import NO_CAP_BPF, RunningSidecar, refused_sidecar, start_sidecar, state_of
+from sidecars import NO_CAP_BPF, NO_SYS_ADMIN, RunningSidecar, refused_sidecar, start_sidecar, state_of
 from waiting import until
 from webserver import WebServer, start_nginx, upload
 
-from datapath.ebpf.hooks import ClsactHook, TcxHook, egress_hook
+from datapath.ebpf.clsact import ClsactHook
+from datapath.ebpf.hooks import Point, TcxHook, hook_at
 from datapath.ebpf.lane import Lane
-from datapath.ebpf.libbpf import Map, map_of_program
-from datapath.ebpf.program import DECISIONS, EGRESS
+from datapath.ebpf.libbpf import BpfObject, Map, map_id, map_of_program
+from datapath.ebpf.policy_maps import HashKeys, compile_table
+from datapath.ebpf.program import DECISIONS, EGRESS, LASTING, OBJECT, VERDICTS, load
+from datapath.routing.table import RoutingTable
 from podlane.netns import Host
 from podlane.netns.topology import PodNodeServer
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import parse_policy
 
 pytestmark = pytest.mark.root
 
@@ -42,8 +47,12 @@ BODY = 300_000
 MORE = 20_000
 """Bytes that no handshake has."""
 SO_PRIORITY, SO_MARK = 12, 36
-NO_SYS_ADMIN = ("setpriv", "--bounding-set=-all,+net_admin,+net_raw,+bpf,+perfmon", "--inh-caps=-all")
 REQUEST = b"POST / HTTP/1.1\r\nHost: %b\r\n\r\n"
+
+
+PARSED = parse_policy(POLICY)
+TABLE = RoutingTable.from_policy(PARSED)
+IDS = ClassIds.assign(c.name for c in PARSED.classes)
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +228,7 @@ def missed_connections(host: Host) -> int:
     """How many the programs could not show, by their own counters."""
     with host.namespace.entered():
         index = socket.if_nametoindex("eth0")
-        found = egress_hook(index, EGRESS).ours()
+        found = hook_at(index, EGRESS, Point.EGRESS).ours()
     assert found is not None
     decisions = map_of_program(found, DECISIONS)
     os.close(found)
@@ -342,15 +351,47 @@ def test_cleanup_takes_programs_away(topology: PodNodeServer, tmp_path: Path) ->
     assert not program_at(topology.pod)
 
 
-@pytest.mark.parametrize("wrapped", [NO_CAP_BPF, NO_SYS_ADMIN], ids=["NET_ADMIN alone", "without SYS_ADMIN"])
-def test_without_the_privileges_it_steps_aside_and_says_why(
-    topology: PodNodeServer, tmp_path: Path, wrapped: tuple[str, ...]
-) -> None:
-    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "ebpf", wrapped=wrapped)
+def test_it_needs_no_sys_admin(topology: PodNodeServer, tmp_path: Path) -> None:
+    """Without it no program or map of another process can be opened by its id; so the filter at clsact has a name."""
+    clean = state_of(topology.pod)
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "ebpf", wrapped=NO_SYS_ADMIN)
+    assert json.loads(sidecar.get("/classes"))["datapath"] == "ebpf"
+    at = topology.server_ipv4
+    with serving(topology.server, swallow, 80), connect(topology.pod, at, 80) as client:
+        client.sendall(REQUEST % b"web.example.com")
+        in_class(sidecar, "host", lambda: client.sendall(bytes(BODY)))
+        sidecar.reload(POLICY.replace("rate: 10Mbit, match: {sni", "rate: 20Mbit, match: {sni"))
+        in_class(sidecar, "host", lambda: client.sendall(bytes(BODY)))
+        sidecar.stop(signal.SIGKILL)
+        assert program_at(topology.pod)
+        again = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "ebpf", wrapped=NO_SYS_ADMIN)
+        in_class(again, "host", lambda: client.sendall(bytes(BODY)))
+        until("a note", lambda: "what the programs cannot read goes by port" in again.get("/healthz"))
+        again.reload(POLICY.replace('port: "9000-9100"', "port: 9001"))
+        until("no note", lambda: "what the programs cannot read goes by port" not in again.get("/healthz"))
+        assert "to go on with the maps of another process takes SYS_ADMIN" in again.log.read_text()
+        in_class(again, "default", lambda: client.sendall(bytes(BODY)))
+        with connect(topology.pod, at, 80) as new:
+            new.sendall(REQUEST % b"web.example.com")
+            in_class(again, "host", lambda: new.sendall(bytes(BODY)))
+    assert again.stop() == 0
+    assert not program_at(topology.pod)
+    assert state_of(topology.pod) == clean
+
+
+def test_to_open_a_program_by_its_id_takes_sys_admin(topology: PodNodeServer) -> None:
+    ask = "from datapath.ebpf.libbpf import may_look_up; print(may_look_up())"
+    command = [sys.executable, "-c", ask]
+    assert topology.pod.run([*NO_SYS_ADMIN, *command]).stdout.strip() == "False"
+    assert topology.pod.run(command).stdout.strip() == "True"
+
+
+def test_without_the_privileges_it_steps_aside_and_says_why(topology: PodNodeServer, tmp_path: Path) -> None:
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "ebpf", wrapped=NO_CAP_BPF)
     assert json.loads(sidecar.get("/classes"))["datapath"] == "step-aside"
     said = sidecar.log.read_text()
     assert "datapath: ebpf is not possible here; stepping aside instead" in said
-    assert "BPF, PERFMON and SYS_ADMIN" in said
+    assert "NET_ADMIN, BPF and PERFMON" in said
     with serving(topology.server, swallow, 80), connect(topology.pod, topology.server_ipv4, 80) as client:
         client.sendall(REQUEST % b"web.example.com" + bytes(BODY))
         until("its class", lambda: sent_bytes(sidecar)["host"] > BODY / 2)
@@ -370,16 +411,7 @@ def test_what_it_cannot_do_is_refused(topology: PodNodeServer, tmp_path: Path) -
 @pytest.mark.parametrize("way", [TcxHook, ClsactHook])
 def test_both_hooks_hold_one_program_of_ours(topology: PodNodeServer, way: type[TcxHook] | type[ClsactHook]) -> None:
     """clsact is for kernels before 6.6; a qdisc that others have made stays."""
-    from datapath.ebpf.policy_maps import HashKeys, compile_table
-    from datapath.ebpf.program import load
-    from datapath.routing.table import RoutingTable
-    from traffic_policy.marks import ClassIds
-    from traffic_policy.policy_file import parse_policy
-
-    policy = parse_policy(POLICY)
-    maps = compile_table(
-        RoutingTable.from_policy(policy), ClassIds.assign(c.name for c in policy.classes), HashKeys.draw()
-    )
+    maps = compile_table(TABLE, IDS, HashKeys.draw())
     with topology.pod.namespace.entered():
         hook = way(socket.if_nametoindex("eth0"), EGRESS)
         assert hook.ours() is None
@@ -392,6 +424,25 @@ def test_both_hooks_hold_one_program_of_ours(topology: PodNodeServer, way: type[
         os.close(found)
         hook.detach()
         assert hook.ours() is None
+
+
+def test_maps_of_another_build_are_not_gone_on_with(topology: PodNodeServer) -> None:
+    """The verdicts in them are lost, and nothing else."""
+    maps = compile_table(TABLE, IDS, HashKeys.draw())
+    lane, again = Lane("eth0"), Lane("eth0")
+    with topology.pod.namespace.entered():
+        hook = hook_at(socket.if_nametoindex("eth0"), EGRESS, Point.EGRESS)
+        with BpfObject(OBJECT) as other:
+            other.load({**maps.sizes, VERDICTS: 16})
+            hook.attach(other.program(EGRESS))
+        assert lane.put(TABLE, IDS)
+        assert sorted(lane.lasting) == sorted(LASTING)
+        assert again.put(TABLE, IDS)
+        ours, theirs = ([map_id(each.lasting[name]) for name in LASTING] for each in (lane, again))
+        assert ours == theirs, "those of this build are"
+        again.remove()
+        lane.close()
+        assert not hook.attached()
 
 
 RUN_POLICY = """\

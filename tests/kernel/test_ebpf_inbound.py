@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import signal
 import socket
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 from ebpf_judge import require_programs
 from inbound_world import BLOCK, FAMILIES, GET, POLICY, World, answering, said_to, sent_in
 from lab import serving
-from sidecars import RunningSidecar, refused_sidecar, state_of
+from sidecars import NO_SYS_ADMIN, RunningSidecar, refused_sidecar, start_sidecar, state_of
 from waiting import until
 from webserver import start_nginx
 
@@ -61,6 +63,32 @@ def test_clients_are_told_apart_by_what_they_say(world: World) -> None:
     assert sidecar.connections("out") == {}, "that is for what the Pod opens"
     assert sidecar.stop() == 0
     assert state_of(world.pod).replace(clean, "") == ""
+
+
+def test_without_sys_admin_clients_are_told_apart_beside_limits_for_what_arrives(ipv4: World) -> None:
+    """Then the programs are filters, and the one for what arrives comes before that which takes packets to limits."""
+    clean = state_of(ipv4.pod)
+    policy = TCP_POLICY.replace("SOURCES", "203.0.113.0/24") + "\ningress: {total: 500Mbit}\n"
+    sidecar = start_sidecar(ipv4.pod, policy, ipv4.folder, "--datapath", "ebpf", wrapped=NO_SYS_ADMIN)
+    assert json.loads(sidecar.get("/classes"))["datapath"] == "ebpf"
+    filters = ipv4.pod.run(["tc", "filter", "show", "dev", "eth0", "ingress"]).stdout
+    assert 0 <= filters.find("podlane_ingress:") < filters.find("mirred")
+    with serving(ipv4.pod, answering, 80):
+        with ipv4.connect(80) as client:
+            said_to(client, GET)
+            answers_go_in(ipv4, client, API)
+            sidecar.stop(signal.SIGKILL)
+            again = start_sidecar(ipv4.pod, policy, ipv4.folder, "--datapath", "ebpf", wrapped=NO_SYS_ADMIN)
+            answers_go_in(ipv4, client, API)
+        again.reload(TCP_POLICY.replace("SOURCES", "198.51.100.0/24"))
+        with ipv4.connect(80) as client:
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for piece in (GET[:10], GET[10:]):
+                said_to(client, piece)
+            counted(again, "api", {"http1": 1})
+            answers_go_in(ipv4, client, API)
+    assert again.stop() == 0
+    assert state_of(ipv4.pod) == clean
 
 
 def answers_go_in(world: World, client: socket.socket, class_id: int) -> None:

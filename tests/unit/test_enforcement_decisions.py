@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from planes import WEB, prepared
 
-from datapath.enforcement import CALM_S, CLASSES, MOST_REPAIRS, ROUTES, RULES, Part, Repairs, Watch
+from datapath.enforcement import CALM_S, CLASSES, MOST_REPAIRS, ROUTES, RULES, Part, Repairs, Unannounced, Watch
 from datapath.errors import RulesetError
 from tc_core.kernel import DeleteQdisc
 
@@ -115,6 +115,26 @@ def test_without_news_nothing_is_entered() -> None:
         watch.look(2.0 + CALM_S)
         assert read == [RULES, RULES], "once in a while"
         watch.close()
+
+
+def test_what_is_not_announced_is_asked_for_at_times() -> None:
+    read: list[Part] = []
+
+    def missing() -> Sequence[str]:
+        read.append(RULES)
+        return ["a program"] if len(read) == 2 else []
+
+    parts = {RULES: missing, ROUTES: list, CLASSES: list}
+    watch = Watch(Repairs(), parts, Unannounced(), CALM_S, 0.0, ask_every=10.0)
+    for second in range(10, 19):
+        watch.look(float(second))
+    assert len(read) == 1, "at a time of its own at first"
+    watch.look(20.0)
+    watch.look(21.0)
+    assert len(read) == 3, "what is missing is looked at again"
+    watch.look(22.0)
+    assert len(read) == 3
+    watch.close()
 
 
 @pytest.mark.trio

@@ -178,6 +178,16 @@ def test_the_sidecar_may_load_programs_where_only_sockets_tell_classes_of_what_a
         assert container(without)["securityContext"]["capabilities"] == {"add": added, "drop": ["ALL"]}
 
 
+def test_the_sidecar_may_load_the_programs_of_datapath_ebpf() -> None:
+    annotations = {**LIMITS, "podlane.io/datapath": "ebpf"}
+    for defaults, added in ((USUAL, ["NET_ADMIN", "BPF", "PERFMON"]), (replace(USUAL, bpf=False), ["NET_ADMIN"])):
+        security = container(injected(pod(annotations=annotations), defaults))["securityContext"]
+        assert security["capabilities"] == {"add": added, "drop": ["ALL"]}
+        assert not security["allowPrivilegeEscalation"]
+    with pytest.raises(InjectionError, match="in Istio's mesh: beside its proxy programs in the kernel do not know"):
+        planned(pod(annotations={**annotations, "podlane.io/mesh": "istio"}))
+
+
 def test_what_the_injectors_own_datapath_cannot_keep_is_refused() -> None:
     aside = replace(USUAL, environment=(("PODLANE_DATAPATH", "step-aside"),))
     annotations = {**LIMITS, "podlane.io/policy": "lanes"}
