@@ -8,7 +8,7 @@ from typing import Final
 
 from benchmarks.analysis import Analysis
 
-RELAY, ASIDE = "podlane-relay", "podlane-step-aside"
+RELAY, ASIDE, EBPF = "podlane-relay", "podlane-step-aside", "podlane-ebpf"
 ENVOY, HAPROXY, HTB = "envoy-tcp", "haproxy", "direct-htb"
 SPLICING: Final = "haproxy-splice"
 """HAProxy in the configuration that is its best for bulk."""
@@ -66,6 +66,17 @@ def _goals() -> Iterator[Goal]:
     yield Goal("MiB per 1,000 idle connections", ASIDE, "memory", "mib_per_1000", None, _NO_MEMORY, False)
     yield Goal("p99 of new connections", RELAY, "conn", "p99_us", HAPROXY, 1.5, False)
     yield Goal("p99 of new connections", ASIDE, "conn", "p99_us", HAPROXY, 1.2, False)
+    for title, metric, peer, limit in (
+        ("connections/s", "conn", HTB, 0.97),
+        ("connections/s", "conn", ENVOY, 2.6),
+        ("connections/s", "conn", SPLICING, 1.35),
+        ("TLS connections/s", "conn-tls", HTB, 0.97),
+        ("keep-alive requests/s", "keepalive-50", HTB, 0.98),
+    ):
+        yield Goal(title, EBPF, metric, "per_s", peer, limit, True)
+    yield Goal("bulk, 1 stream", EBPF, "bulk-up-1", "gbit_s", HTB, 0.97, True)
+    yield Goal("CPU per 1,000 connections, seconds", EBPF, "conn", "cpu_per_1000", None, _NOTHING, False)
+    yield Goal("p99 of new connections", EBPF, "conn", "p99_us", HTB, 1.3, False)
 
 
 GOALS: Final = tuple(_goals())

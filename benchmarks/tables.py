@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from benchmarks.analysis import Analysis, Spread
-from benchmarks.goals import ASIDE, ENVOY, GOALS, HAPROXY, HTB, RELAY, SPLICING
+from benchmarks.goals import ASIDE, EBPF, ENVOY, GOALS, HAPROXY, HTB, RELAY, SPLICING
 from benchmarks.metrics import METRICS, Figure, Metric
 
 _COMPARED: Final = ("bulk", "connections", "keepalive", "latency", "http2", "memory")
@@ -129,7 +129,7 @@ def added_latency(analysis: Analysis) -> str:
 
 def ratios(analysis: Analysis) -> str:
     """Podlane's medians over the peers'."""
-    ours = [name for name in (RELAY, ASIDE) if name in analysis.candidates()]
+    ours = [name for name in (RELAY, ASIDE, EBPF) if name in analysis.candidates()]
     peers = [name for name in _RATIOS_TO if name in analysis.candidates()]
     rows = []
     for metric in _metrics(_COMPARED):

@@ -10,7 +10,7 @@ from benchmarks.candidates.envoy import EnvoyHcm, EnvoyTcp
 from benchmarks.candidates.haproxy import HaProxy, HaProxySplice
 from benchmarks.candidates.mitmproxy import MitmProxy
 from benchmarks.candidates.nginx import NginxStream
-from benchmarks.candidates.podlane import PodlaneFollow, PodlaneLibrary, PodlaneRelay, PodlaneStepAside
+from benchmarks.candidates.podlane import PodlaneEbpf, PodlaneFollow, PodlaneLibrary, PodlaneRelay, PodlaneStepAside
 
 __all__ = ["CANDIDATES", "Ability", "Candidate", "Running"]
 
@@ -26,6 +26,7 @@ CANDIDATES: Final[dict[str, Candidate]] = {
         NginxStream(),
         PodlaneRelay(),
         PodlaneStepAside(),
+        PodlaneEbpf(),
         PodlaneFollow(),
         MitmProxy(),
         PodlaneLibrary(),

@@ -1,4 +1,4 @@
-"""Podlane itself, as users run it: ``podlane sidecar`` with a policy, metrics on, in both datapaths."""
+"""Podlane itself, as users run it: ``podlane sidecar`` with a policy, metrics on, in all datapaths."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from benchmarks.candidates.base import Ability, Candidate, Running, stop
 from benchmarks.errors import CandidateError
 from benchmarks.policies import BenchPolicy
 from benchmarks.stage import Stage
+from datapath.ebpf.features import reason_against
 
 _SIDECAR: Final = (sys.executable, "-m", "podlane", "sidecar")
 
@@ -103,6 +104,17 @@ class PodlaneStepAside(PodlaneRelay):
 
     def missing(self) -> str | None:
         return None if "--datapath" in _options() else "This version of podlane has no --datapath step-aside"
+
+
+class PodlaneEbpf(PodlaneRelay):
+    """Programs in the kernel read first packets."""
+
+    name = "podlane-ebpf"
+    title = "Podlane ebpf"
+    options = ("--datapath", "ebpf")
+
+    def missing(self) -> str | None:
+        return reason_against() or None  # it would step aside, and be measured as that
 
 
 class PodlaneLibrary(Candidate):

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from ebpf_judge import require_programs
 from evasion_page import rows
 from lab import connect, serving
 from meter import Meter
@@ -64,6 +65,7 @@ WAYS = {
     "kernel": (PORTS, ()),
     "relay": (NAMES, ("--datapath", "relay")),
     "step-aside": (NAMES, ("--datapath", "step-aside")),
+    "ebpf": (NAMES, ("--datapath", "ebpf")),
 }
 SLOW, UNMATCHED = "7002", "7003"
 SILENT = 5432
@@ -174,7 +176,8 @@ def draining(topology: PodNodeServer, port: int) -> Iterator[None]:
 
 
 def judge(sidecar: RunningSidecar, trick: str, version: int, rate: float) -> None:
-    said = rows("From inside the Pod")[trick]
+    page, datapath = rows("From inside the Pod"), json.loads(sidecar.get("/classes"))["datapath"]
+    said = page.get(f"{trick}, {datapath}") or page[trick]
     print(f"IPv{version} {trick}: {rate:.1f} of {LIMIT:g} Mbit/s, {said}")
     assert (rate < ENOUGH) == said.startswith("held"), f"{trick}: {rate:.1f} Mbit/s\n{sidecar.log.read_text()}"
 
@@ -182,6 +185,8 @@ def judge(sidecar: RunningSidecar, trick: str, version: int, rate: float) -> Non
 @pytest.fixture(params=WAYS)
 def sidecar(request: pytest.FixtureRequest, topology: PodNodeServer, tmp_path: Path) -> RunningSidecar:
     policy, options = WAYS[request.param]
+    if request.param == "ebpf":
+        require_programs()
     return start_sidecar(topology.pod, policy, tmp_path, *options)
 
 
