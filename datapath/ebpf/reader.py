@@ -103,6 +103,8 @@ class BeginningsReader:
             self._count()
 
     def _write(self, decide: _Decide) -> None:
+        if self._life.cancel_called:
+            return  # the maps may be closed
         verdicts = self._maps[VERDICTS]
         for verdict in decide(monotonic()):
             key, value = verdict.entry
@@ -110,6 +112,8 @@ class BeginningsReader:
 
     def _count(self) -> None:
         """Tell of what the programs have decided since the last time."""
+        if self._life.cancel_called:
+            return
         counted, self._counted = self._counted, self._decisions()
         names = {class_id: name for name, class_id in self._beginnings.routing.ids.items()}
         for i, (before, after) in enumerate(zip(counted, self._counted, strict=True)):
