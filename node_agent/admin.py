@@ -111,6 +111,9 @@ class AgentAdmin:
         states = gauge("podlane_agent_workloads", "Workloads by state.", "state")
         for state in State:
             states.add(sum(each.state is state for each in running), state.value)
+        ways = gauge("podlane_agent_datapaths", "Workloads with lanes, by how first bytes are seen.", "datapath")
+        for way in (Datapath.EBPF, Datapath.STEP_ASIDE):
+            ways.add(sum(each.in_force_in is not None and each.chosen.datapath is way for each in running), way.value)
         calls = counter("podlane_agent_cni_calls", "Pods' networks of which the CNI plugin told.", "outcome")
         if self._gate is not None:
             for outcome in CallOutcome:
@@ -134,7 +137,7 @@ class AgentAdmin:
                 repaired.add(number, *values, part)
             sent += ((values, snapshot) for snapshot in status.snapshots)
             received += ((values, snapshot) for snapshot in (status.received.classes if status.received else ()))
-        yield from (states, calls, changes, lost, repaired, decided)
+        yield from (states, ways, calls, changes, lost, repaired, decided)
         yield from self._link_families()
         yield from class_families("podlane_class", "sent", sent, _LABELS)
         yield from class_families("podlane_received", "received", received, _LABELS)
@@ -172,7 +175,7 @@ class AgentAdmin:
 
     def _classes_of(self, lanes: WorkloadLanes, plane: DataPlane) -> Classes:
         status = plane.status()
-        process = Process(Datapath.STEP_ASIDE, time.monotonic() - self._began, 1, status.read_at)
+        process = Process(lanes.chosen.datapath, time.monotonic() - self._began, 1, status.read_at)
         return classes_document(
             status.interface, status.policy.total, status.snapshots, lanes.counters.counts, process, status.received
         )

@@ -27,6 +27,10 @@ class FlowCounters:
         """The class is chosen."""
         self.decided[class_name, known.detection.protocol.value] += 1
 
+    def decided_in_kernel(self, class_name: str, detection: Detection, count: int) -> None:
+        """So many connections have their class by programs in the kernel."""
+        self.decided[class_name, detection.protocol.value] += count
+
     def lost_lines(self, count: int) -> None:
         """There is no access log."""
 

@@ -20,7 +20,10 @@ from daemon.errors import single
 from daemon.log import Logger
 from datapath.cleanup import remove_leftovers
 from datapath.data_plane import DataPlane
+from datapath.data_plane_settings import DataPlaneSettings
 from datapath.data_plane_types import Callbacks, ServerFactory
+from datapath.ebpf.libbpf import BpfError
+from datapath.ebpf.reader import BeginningsReader
 from datapath.instance_lock import hold_instance_lock
 from datapath.kernel_thread import KernelThread
 from datapath.mesh.join import resolve
@@ -35,6 +38,7 @@ from datapath.stepaside.server import StepAside
 from datapath.stepaside.turns import ClassifierThread
 from node_agent.broadcast import Broadcast
 from node_agent.counters import FlowCounters
+from node_agent.datapath import ChosenDatapath, NodeDatapath, choose
 from node_agent.state import Earlier, StateFolder
 from node_agent.sweep import Found, Sweeper
 from node_agent.workload import NodeWorkload, WantedLanes
@@ -44,7 +48,7 @@ from tc_core.probe.capability import Features
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
 from traffic_policy.marks import ClassIds
-from traffic_policy.settings import OUTBOUND_PORT, OnFailure
+from traffic_policy.settings import OUTBOUND_PORT, Datapath, OnFailure
 from traffic_policy.units import Duration
 
 _LOOK_S: Final = 0.1
@@ -54,6 +58,8 @@ _LONGEST_PAUSE_S: Final = 30.0
 """Seconds before what has failed is tried again."""
 _GOES_S: Final = 10.0
 """Seconds that an interface may be missing: the network of a Pod that ends goes before its namespace does."""
+_TIDY_EVERY: Final = Duration.from_seconds(10)
+"""Between two looks at what the programs of one of hundreds of workloads have counted."""
 
 log = Logger()
 
@@ -76,9 +82,9 @@ class NodeContext:
     """What all workloads of a node share.
 
     ``features`` are those of its kernel, ``backends`` chooses how rules are written, ``classifier`` is the thread that
-    reads first packets, ``together`` limits the blocking calls at once, ``sweeper`` looks after what is in force.
-    ``told`` is called with each new state of a workload and its reason, and with each change that is in force, but not
-    with what is adopted. ``moved``: lanes came into force, or another state did.
+    reads first packets, ``datapath`` says when programs do, ``together`` limits the blocking calls at once, ``sweeper``
+    looks after what is in force. ``told`` is called with each new state of a workload and its reason, and with each
+    change that is in force, but not with what is adopted. ``moved``: lanes came into force, or another state did.
     """
 
     features: Features
@@ -89,6 +95,7 @@ class NodeContext:
     state: StateFolder
     told: Callable[[NodeWorkload, State, str], None] = lambda _workload, _state, _reason: None
     moved: Broadcast = field(default_factory=Broadcast)
+    datapath: NodeDatapath = field(default_factory=NodeDatapath)
 
 
 class WorkloadLanes:
@@ -106,11 +113,15 @@ class WorkloadLanes:
         """The network namespace in which they are."""
         self.left_in: set[Identity] = set()
         """Network namespaces in which something may be, of this agent or an earlier one."""
+        self.chosen = ChosenDatapath(Datapath.STEP_ASIDE)
+        """How first bytes are seen, while lanes are in force."""
         self.programmed = 0
         """How often lanes were put in force or changed."""
         self._node = node
         self._in_force: WantedLanes | None = None
         self._mesh: MeshProxy | None = None
+        self._obstacle = ""
+        """Why programs could not be put there."""
         self._stirred = trio.Event()
         self._lacking_since = -math.inf
         """From when on its interface has been missing."""
@@ -126,6 +137,7 @@ class WorkloadLanes:
     def change(self, workload: NodeWorkload) -> None:
         """Bring the lanes to this."""
         self.workload = workload
+        self._obstacle = ""
         self._stirred.set()
 
     @property
@@ -177,12 +189,21 @@ class WorkloadLanes:
                 await self._work_in(namespace, workload.lanes)
         except (PodlaneError, ExceptionGroup) as error:
             known = single(error, PodlaneError) if isinstance(error, ExceptionGroup) else error
+            if isinstance(known, BpfError):
+                return self._without_programs(known)
             if isinstance(known, InterfaceNotFoundError):
                 self._lacks_its_interface()
             if known is not None:
                 return str(known)
             log.error("a mistake in the agent", workload=self.workload.name, exc_info=error)
             return f"A mistake in the agent: {error}. Its log has more."
+        return None
+
+    def _without_programs(self, error: BpfError) -> str | None:
+        """Step aside at the next attempt, in this network namespace; what went wrong if that was so already."""
+        if self._obstacle:
+            return str(error)
+        self._obstacle = str(error).splitlines()[0]
         return None
 
     async def _work_in(self, namespace: NetworkNamespace, lanes: WantedLanes) -> None:
@@ -200,7 +221,7 @@ class WorkloadLanes:
                 try:
                     async with plane.changing:
                         await plane.prepare(nursery, None if earlier is None else earlier.ids)
-                        await plane.apply(lanes.policy, lanes.settings(self._mesh))
+                        await plane.apply(lanes.policy, self._settings(lanes))
                     self.in_force_in = namespace.identity
                     self._programmed(lanes, adopted=earlier is not None)
                     await self._keep(plane, namespace)
@@ -226,6 +247,7 @@ class WorkloadLanes:
             raise InterfaceNotFoundError("Its network namespace has no default route, to tell its interface.")
         interface = shaped_interface(kernel, lanes.interface)
         self._mesh = resolve(lanes.mesh)
+        self.chosen = self._choose(lanes)
         counts = DeviceCounts()
         stack.callback(counts.close)
         features = self._node.features
@@ -237,10 +259,25 @@ class WorkloadLanes:
             self.left_in.add(namespace.identity)
             self.counters.keep(ids)
 
-        servers = ServerFactory(captured=partial(self._classifier, thread, lanes), quic=_no_relay)
-        self.plane = DataPlane(
-            lanes.policy, lanes.settings(self._mesh), shaping, installer, servers, Callbacks(ids=keep), thread=thread
+        servers = ServerFactory(
+            captured=partial(self._classifier, thread, lanes),
+            quic=_no_relay,
+            beginnings=partial(
+                BeginningsReader,
+                observer=self.counters,
+                detection_timeout=lanes.detection_timeout,
+                tidy_every=_TIDY_EVERY,
+            ),
         )
+        self.plane = DataPlane(
+            lanes.policy, self._settings(lanes), shaping, installer, servers, Callbacks(ids=keep), thread=thread
+        )
+
+    def _choose(self, lanes: WantedLanes) -> ChosenDatapath:
+        return choose(self._node.datapath, lanes, self._mesh, self._obstacle)
+
+    def _settings(self, lanes: WantedLanes) -> DataPlaneSettings:
+        return lanes.settings(self._mesh, self.chosen.datapath)
 
     def _classifier(self, thread: KernelThread, lanes: WantedLanes, routing: Routing) -> StepAside:
         return StepAside(
@@ -272,6 +309,8 @@ class WorkloadLanes:
             while self._continues(namespace) and self._same_start():
                 await self._stirred.wait()
                 self._stirred = trio.Event()
+                if not self._same_start():
+                    break
                 self._tried = self.workload
                 if self.workload.lanes != self._in_force and not self._ended:
                     stale = await self._follow(plane)
@@ -285,9 +324,10 @@ class WorkloadLanes:
         problem = self.workload.refusal
         if lanes is not None:
             problem = ""
+            self.chosen = self._choose(lanes)  # the same, but the reason may be another
             try:
                 async with plane.changing:
-                    await plane.apply(lanes.policy, lanes.settings(self._mesh))
+                    await plane.apply(lanes.policy, self._settings(lanes))
             except PodlaneError as error:
                 problem = str(error)
             else:
@@ -328,11 +368,12 @@ class WorkloadLanes:
         lanes, old = self.workload.lanes, self._in_force
         if lanes is None or old is None:
             return True
-        return (lanes.detection_timeout, lanes.on_failure, lanes.mesh) == (
+        same = (lanes.detection_timeout, lanes.on_failure, lanes.mesh) == (
             old.detection_timeout,
             old.on_failure,
             old.mesh,
         )
+        return same and self._choose(lanes).datapath is self.chosen.datapath
 
     async def _leave(self, plane: DataPlane, namespace: NetworkNamespace) -> None:
         """The end: remove the lanes, if there is anything left that they could be removed from."""
@@ -361,7 +402,15 @@ class WorkloadLanes:
         self._say(State.PROGRAMMED, "")
         if not adopted:
             self._node.told(self.workload, State.PROGRAMMED, "")
-        log.info("lanes in force", workload=self.workload.name, classes=len(lanes.policy.classes), hash=lanes.digest)
+        log.info(
+            "lanes in force",
+            workload=self.workload.name,
+            classes=len(lanes.policy.classes),
+            datapath=self.chosen.datapath.value,
+            hash=lanes.digest,
+        )
+        if self.chosen.reason:
+            log.info("programs do not decide here", workload=self.workload.name, reason=self.chosen.reason)
         for warning in lanes.warnings:
             log.warning(warning, workload=self.workload.name)
 

@@ -19,6 +19,7 @@ from daemon.kubernetes.access import find_access
 from daemon.kubernetes.api import ApiServer
 from daemon.kubernetes.events import EventWriter
 from daemon.log import Logger
+from datapath.ebpf import features as ebpf
 from datapath.netfilter.backend import has_net_admin
 from datapath.netfilter.select import BackendChooser
 from datapath.sock_diag import holder_of
@@ -27,6 +28,7 @@ from node_agent.admin import AgentAdmin
 from node_agent.agent import Agent, remove_left_lanes
 from node_agent.cni.gate import CniGate
 from node_agent.cni.life import run_plugin, take_plugin_out, take_plugin_out_if_unwanted
+from node_agent.datapath import NodeDatapath
 from node_agent.errors import CleanupError
 from node_agent.fleet.join import join_fleet
 from node_agent.fleet.link import FleetLink
@@ -40,6 +42,7 @@ from node_agent.sweep import Sweeper
 from node_agent.workload import NodeWorkload
 from tc_core.probe import features
 from traffic_policy.errors import ConfigError, PodlaneError
+from traffic_policy.settings import AgentDatapath
 
 _PROGRAM: Final = "podlane-agent"
 _TOGETHER: Final = 4
@@ -70,6 +73,7 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
             trio.CapacityLimiter(_TOGETHER),
             StateFolder(settings.state),
             partial(_tell, events),
+            datapath=await trio.to_thread.run_sync(_node_datapath, settings.datapath),
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -115,6 +119,17 @@ def _api(settings: AgentSettings) -> ApiServer | None:
 def _tell(events: EventWriter | None, workload: NodeWorkload, state: State, reason: str) -> None:
     if events is not None and (found := happening(workload, state, reason)) is not None:
         events.add(found)
+
+
+def _node_datapath(asked: AgentDatapath) -> NodeDatapath:
+    if asked is AgentDatapath.STEP_ASIDE:
+        return NodeDatapath(asked)
+    found = ebpf.probe()
+    if found.available:
+        return NodeDatapath(asked)
+    write = log.warning if asked is AgentDatapath.EBPF else log.info
+    write("this node takes no programs in the kernel; workloads step aside", reason=found.reason)
+    return NodeDatapath(asked, found.reason)
 
 
 async def _put(put: Put, agent: Agent, on_ready: Callable[[], None], workloads: Mapping[str, NodeWorkload]) -> None:

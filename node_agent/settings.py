@@ -13,7 +13,7 @@ from daemon.settings_error import settings_error
 from node_agent.fleet.fleet_settings import FleetSettings, parse_addresses
 from traffic_policy.errors import ConfigError
 from traffic_policy.pod.mode import Mode
-from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLevel, OnFailure
+from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, AgentDatapath, LogFormat, LogLevel, OnFailure
 
 ENVIRONMENT: Final = "PODLANE_AGENT_"
 
@@ -29,6 +29,7 @@ class AgentSettings(BaseSettings):
     workloads: Path | None = None
     node: str | None = None
     mode: Mode = Mode.NONE
+    datapath: AgentDatapath = AgentDatapath.AUTO
     kubeconfig: Path | None = None
     context: str | None = None
     state: Path = Path("/run/podlane/agent")

@@ -17,6 +17,8 @@ def workload_status(lanes: WorkloadLanes) -> WorkloadStatus:
         reason=lanes.reason,
         network_namespace=None if place is None else str(place),
         interface=None if status is None else status.interface,
+        datapath=None if lanes.in_force_in is None else lanes.chosen.datapath.value,
+        datapath_reason="" if lanes.in_force_in is None else lanes.chosen.reason,
         hash=None if wanted.lanes is None else wanted.lanes.digest,
         policy=None if status is None else status.policy.to_document(),
         lost=() if plane is None else plane.repairs.lost,

@@ -25,6 +25,7 @@ from traffic_policy.units import Duration
 
 _READ_EVERY: Final = Duration.from_seconds(600)
 """Of each of hundreds of workloads."""
+_ASK_EVERY: Final = Duration.from_seconds(10)
 DETECTION_TIMEOUT: Final = Duration.from_seconds(1)
 
 
@@ -34,7 +35,8 @@ class WantedLanes:
 
     ``interface`` None: that of the default route. ``on_failure`` is about new connections while there is no agent, or
     too many at once: in the class of their port (open), or they wait (closed). ``mesh`` is the service mesh whose proxy
-    is there, ``auto`` the one whose rules are. ``digest`` is the SHA-256 of all of it, in hexadecimal.
+    is there, ``auto`` the one whose rules are. ``datapath``: step-aside or ebpf, where this workload asks for one of
+    them. ``digest`` is the SHA-256 of all of it, in hexadecimal.
     """
 
     policy: TrafficPolicy
@@ -47,13 +49,14 @@ class WantedLanes:
     detection_timeout: Duration = DETECTION_TIMEOUT
     on_failure: OnFailure = OnFailure.OPEN
     mesh: Mesh = Mesh.NONE
+    datapath: Datapath | None = None
     warnings: tuple[str, ...] = ()
 
-    def settings(self, mesh: MeshProxy | None) -> DataPlaneSettings:
-        """The data plane's settings, with the mesh's proxy that was found there."""
+    def settings(self, mesh: MeshProxy | None, datapath: Datapath) -> DataPlaneSettings:
+        """The data plane's settings, with the mesh's proxy that was found there and the datapath that was chosen."""
         return DataPlaneSettings(
             CaptureSettings(
-                datapath=Datapath.STEP_ASIDE,
+                datapath=datapath,
                 exclude_outbound_ports=self.exclude_outbound_ports,
                 exclude_outbound_cidrs=self.exclude_outbound_cidrs,
                 exclude_inbound_ports=self.exclude_inbound_ports,
@@ -63,6 +66,7 @@ class WantedLanes:
             ),
             self.on_failure,
             read_every=_READ_EVERY,
+            ask_every=_ASK_EVERY,
         )
 
 
@@ -117,14 +121,16 @@ class EntryClaim:
     interface: str | None = None
     on_failure: OnFailure = OnFailure.OPEN
     mesh: Mesh = Mesh.NONE
+    datapath: Datapath | None = None
     optional: bool = True
 
     @property
     def settings_key(self) -> Hashable:
-        return (self.interface, self.on_failure, self.mesh)
+        return (self.interface, self.on_failure, self.mesh, self.datapath)
 
     def lanes(self, document: Mapping[str, Any]) -> WantedLanes:
-        return lanes_of_policy(policy_from_document(document), self.interface, self.on_failure, mesh=self.mesh)
+        policy = policy_from_document(document)
+        return lanes_of_policy(policy, self.interface, self.on_failure, mesh=self.mesh, datapath=self.datapath)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,14 +161,15 @@ def lanes_of_policy(
     on_failure: OnFailure = OnFailure.OPEN,
     *,
     mesh: Mesh = Mesh.NONE,
+    datapath: Datapath | None = None,
     source: str = "",
 ) -> WantedLanes:
     """WantedLanes by a policy alone. Raises :class:`PolicyError` if the agent cannot put it in force."""
     if problems := beyond_agent(policy):
         raise PolicyError(problems, source)
-    meaning = json.dumps([policy.to_document(), interface, on_failure.value, mesh.value], sort_keys=True)
+    meaning = json.dumps([policy.to_document(), interface, on_failure.value, mesh.value, datapath], sort_keys=True)
     digest = hashlib.sha256(meaning.encode()).hexdigest()
-    return WantedLanes(policy, digest, interface, on_failure=on_failure, mesh=mesh)
+    return WantedLanes(policy, digest, interface, on_failure=on_failure, mesh=mesh, datapath=datapath)
 
 
 def lanes_of_annotations(
@@ -193,6 +200,7 @@ def _lanes_of_pod(pod: PodPolicy, mesh: Mesh) -> WantedLanes:
         pod.detection_timeout or DETECTION_TIMEOUT,
         OnFailure(pod.on_failure or OnFailure.OPEN),
         mesh if pod.mesh in (None, Mesh.AUTO) else Mesh(pod.mesh),
+        Datapath(pod.datapath) if pod.datapath in (Datapath.EBPF, Datapath.STEP_ASIDE) else None,
         (*pod.warnings, *_without_effect(pod)),
     )
 
@@ -201,4 +209,4 @@ def _without_effect(pod: PodPolicy) -> tuple[str, ...]:
     """Annotations that only a sidecar can honour."""
     if pod.datapath != Datapath.RELAY:
         return ()
-    return ("podlane.io/datapath: relay has no effect here: the node agent steps aside.",)
+    return ("podlane.io/datapath: relay has no effect here: the node agent relays nothing.",)

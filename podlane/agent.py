@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from podlane.options import choice
-from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, LogFormat, LogLevel, OnFailure
+from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, AgentDatapath, LogFormat, LogLevel, OnFailure
 
 
 @click.command(
@@ -31,6 +31,12 @@ A changed file is put in force at once. SIGTERM ends the agent and leaves the la
     type=click.Choice(["agent", "none"]),
     help="Pods without the label podlane.io/mode, on them or their namespace: hold them to their limits, or not.  "
     "[default: none]",
+)
+@click.option(
+    "--datapath",
+    type=choice(AgentDatapath),
+    help="How first bytes are seen where a workload does not say it: by programs in the kernel (ebpf), shown to the "
+    "agent (step-aside), or by programs where nothing is lost by it.  [default: auto]",
 )
 @click.option("--kubeconfig", metavar="FILE", help="How to reach the API server.  [default: as a Pod does]")
 @click.option("--context", metavar="NAME", help="Context of the kubeconfig.  [default: its current one]")

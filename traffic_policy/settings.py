@@ -62,6 +62,17 @@ class Datapath(StrEnum):
     """Programs in the kernel read its first packet, and nothing goes through user space."""
 
 
+class AgentDatapath(StrEnum):
+    """How the node agent sees first bytes, where a workload does not say it."""
+
+    AUTO = "auto"
+    """By programs in the kernel for each workload to which that takes nothing away, else by stepping aside."""
+    EBPF = "ebpf"
+    """By programs in the kernel wherever they can be; names in QUIC are not read then."""
+    STEP_ASIDE = "step-aside"
+    """By stepping aside."""
+
+
 class OnFailure(StrEnum):
     """What becomes of new connections that the proxy would relay while there is no proxy.
 

@@ -19,6 +19,8 @@ from benchmarks.progress import Progress
 from benchmarks.report import JSON, MARKDOWN
 from benchmarks.results import CandidateInfo, Results
 from podlane.console import console, failing_clearly
+from podlane.options import choice
+from traffic_policy.settings import AgentDatapath
 
 _FOLDER: Final = FOLDER / "agent"
 _FULL: Final = Plan(1, 250, 30.0, 200, 20.0)
@@ -33,6 +35,7 @@ _QUICK: Final = Plan(1, 12, 2.0, 8, 4.0)
 @click.option(
     "--rate", type=click.FloatRange(0.1, 100), help=f"Namespaces per second that come.  [default: {_FULL.rate:g}]"
 )
+@click.option("--datapath", type=choice(AgentDatapath), default="auto", help="Of the agent.  [default: auto]")
 @click.option(
     "--output",
     metavar="DIR",
@@ -45,6 +48,7 @@ def agent(
     workloads: int | None,
     seconds: float | None,
     rate: float | None,
+    datapath: str,
     output: Path | None,
 ) -> None:
     """Measure the node's agent: memory, CPU at rest and for each workload, adoption, workloads that come (as root).
@@ -62,6 +66,7 @@ def agent(
             seconds or usual.seconds,
             usual.coming,
             rate or usual.rate,
+            datapath,
         )
         analysis = Analysis(_measure(plan, output))
         if quick and (found := collapses(analysis)):

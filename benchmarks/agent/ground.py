@@ -76,7 +76,7 @@ class Agent:
     Raises :class:`CandidateError` with its last words when it ends by itself.
     """
 
-    def __init__(self, folder: Path, cpu: int) -> None:
+    def __init__(self, folder: Path, cpu: int, datapath: str) -> None:
         self._file = folder / "workloads.yaml"
         self._log = folder / "agent.log"
         self._command = [
@@ -84,6 +84,7 @@ class Agent:
             *("taskset", "-c", str(cpu)),
             *(sys.executable, "-m", "podlane", "agent", "--workloads", str(self._file)),
             *("--state", str(folder / "state"), "--admin-port", "0"),
+            *("--datapath", datapath),
         ]
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -16,6 +16,7 @@ from benchmarks.processes import process_seconds, resident_mib
 from benchmarks.progress import Progress
 from benchmarks.results import Results, Sample
 from benchmarks.stage import Placement
+from traffic_policy.settings import AgentDatapath
 
 _SETTLE_S = 5.0
 """Between the last lanes and what is measured at rest: interfaces that have just come up send a few packets."""
@@ -23,13 +24,17 @@ _SETTLE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``workloads`` are there at once and rest for ``seconds``; ``coming`` more are made, ``rate`` in each second."""
+    """``workloads`` are there at once and rest for ``seconds``; ``coming`` more are made, ``rate`` in each second.
+
+    ``datapath`` is the agent's; its policy has a name in QUIC, so that auto steps aside.
+    """
 
     rounds: int
     workloads: int
     seconds: float
     coming: int
     rate: float
+    datapath: str = AgentDatapath.AUTO
 
 
 class Runner:
@@ -50,7 +55,7 @@ class Runner:
             with (
                 tempfile.TemporaryDirectory(prefix="podlane-bench-") as folder,
                 Ground() as ground,
-                Agent(Path(folder), self._placement.proxy) as agent,
+                Agent(Path(folder), self._placement.proxy, self._plan.datapath) as agent,
             ):
                 self._at_once(number, ground, agent)
                 self._paced(number, ground, agent)

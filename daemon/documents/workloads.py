@@ -20,6 +20,10 @@ class WorkloadStatus:
     """Path. Null: not known yet."""
     interface: str | None
     """The one that is shaped. Null while its lanes are not in force."""
+    datapath: str | None
+    """How first bytes are seen there: ebpf or step-aside. Null while its lanes are not in force."""
+    datapath_reason: str
+    """Why it steps aside where programs in the kernel are wanted; empty without a reason."""
     hash: str | None
     """SHA-256 of what is wanted, in hexadecimal. Null: its policy cannot be honoured."""
     policy: Mapping[str, object] | None

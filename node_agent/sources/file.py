@@ -7,6 +7,7 @@ workloads:
     policy: web.yaml       # next to this file; or the policy itself
     on-failure: closed     # new connections that names decide wait while there is no agent; left out: open
     mesh: istio            # the service mesh whose proxy is there: istio, linkerd or auto; left out: none
+    datapath: ebpf         # or step-aside; left out: as `podlane agent --datapath` says
     labels: {tier: front}  # by which a control plane selects it; with one, policy may be left out
 """
 
@@ -28,11 +29,12 @@ from node_agent.workload import EntryClaim, NodeWorkload, lanes_of_policy
 from traffic_policy.errors import PodlaneError, PolicyError
 from traffic_policy.policy import TrafficPolicy
 from traffic_policy.policy_file import load_policy, parse_document, policy_from_document
-from traffic_policy.settings import Mesh, OnFailure
+from traffic_policy.settings import Datapath, Mesh, OnFailure
 
 _OWN: Final = Path("/proc/self/ns/net")
 _NAMES: Final = Path("/run/netns")
-_KEYS: Final = ("name", "netns", "interface", "policy", "on-failure", "mesh", "labels")
+_KEYS: Final = ("name", "netns", "interface", "policy", "on-failure", "mesh", "datapath", "labels")
+_DATAPATHS: Final = (Datapath.EBPF, Datapath.STEP_ASIDE)
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?")
 _INTERFACE: Final = re.compile(r"[^\s/:]{1,15}")
 """dev_valid_name() of net/core/dev.c."""
@@ -106,6 +108,10 @@ def _workload(
     mesh = _text(entry, "mesh", where) or Mesh.NONE
     if mesh not in list(Mesh):
         raise WorkloadsError(f"{where}.mesh: {mesh!r} is none of {', '.join(Mesh)}.")
+    datapath = _text(entry, "datapath", where)
+    if datapath is not None and datapath not in _DATAPATHS:
+        raise WorkloadsError(f"{where}.datapath: {datapath!r} is neither ebpf nor step-aside. Write one of these.")
+    chosen = None if datapath is None else Datapath(datapath)
     labels = _labels(entry.get("labels", {}), where)
     if "policy" not in entry and not fleet:
         raise WorkloadsError(
@@ -116,10 +122,10 @@ def _workload(
         NodeWorkload, name, _OWN if netns is None else _NAMES / netns, labels={"namespace": "", "pod": name}
     )
     if "policy" not in entry:
-        return workload(None, claim=EntryClaim(labels, interface, OnFailure(on_failure), Mesh(mesh)))
+        return workload(None, claim=EntryClaim(labels, interface, OnFailure(on_failure), Mesh(mesh), chosen))
     try:
         policy = _policy(entry["policy"], where, folder, policies)
-        return workload(lanes_of_policy(policy, interface, OnFailure(on_failure), mesh=Mesh(mesh)))
+        return workload(lanes_of_policy(policy, interface, OnFailure(on_failure), mesh=Mesh(mesh), datapath=chosen))
     except PodlaneError as error:
         return workload(None, str(error))
 

@@ -26,6 +26,7 @@ class PodsOnNode:
     """Pods behind a node (a router), and a server behind it."""
 
     pods: tuple[Host, ...]
+    links: tuple[VethPair, ...]
     server: Host
     server_link: VethPair
 
@@ -39,9 +40,8 @@ def pods_on_node(lab: Lab, count: int) -> PodsOnNode:
     sysctls = {"net.ipv4.tcp_congestion_control": "reno"}
     node, server = lab.host("node", forward=True), lab.host("server", sysctls=sysctls)
     pods = tuple(lab.host(f"pod{i}", sysctls=sysctls) for i in range(count))
-    for i, pod in enumerate(pods):
-        lab.link(pod, "eth0", node, f"pod{i}", gateway=True)
-    return PodsOnNode(pods, server, lab.link(server, "eth0", node, "server0", gateway=True))
+    links = tuple(lab.link(pod, "eth0", node, f"pod{i}", gateway=True) for i, pod in enumerate(pods))
+    return PodsOnNode(pods, links, server, lab.link(server, "eth0", node, "server0", gateway=True))
 
 
 def entry(pod: Host, policy: object, name: str = "") -> dict[str, object]:
@@ -107,11 +107,14 @@ def write_workloads(path: Path, *entries: Mapping[str, object]) -> None:
     fresh.replace(path)
 
 
-def start_agent(folder: Path, *entries: Mapping[str, object]) -> RunningAgent:
-    """Start it with these workloads and wait until it knows them; fails with its log when it ends instead."""
+def start_agent(folder: Path, *entries: Mapping[str, object], datapath: str = "step-aside") -> RunningAgent:
+    """Start it with these workloads and wait until it knows them; fails with its log when it ends instead.
+
+    Most tests are about what is in rules, or count connections.
+    """
     path = folder / "workloads.yaml"
     write_workloads(path, *entries)
-    return launch_agent(folder, "--workloads", str(path))
+    return launch_agent(folder, "--workloads", str(path), "--datapath", datapath)
 
 
 def launch_agent(folder: Path, *options: str) -> RunningAgent:

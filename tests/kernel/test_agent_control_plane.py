@@ -74,7 +74,7 @@ def join(folder: Path, two: PodsOnNode, port: int, ca: FleetCa) -> RunningAgent:
     write_workloads(
         folder / "workloads.yaml",
         {"name": "front", "netns": front.namespace.name, "labels": {"tier": "front", "team": "a"}},
-        {"name": "back", "netns": back.namespace.name, "labels": {"tier": "back"}},
+        {"name": "back", "netns": back.namespace.name, "labels": {"tier": "back"}, "datapath": "step-aside"},
     )
     return launch_agent(
         folder, "--workloads", str(folder / "workloads.yaml"), "--control-plane", f"127.0.0.1:{port}",
@@ -103,6 +103,7 @@ def test_what_is_desired_is_in_force_and_stays(
     assert ceil_of(front, "7Mbit")
     assert ceil_of(back, "5Mbit")
     assert agent.workload("front")["fleet_policy"] == "front"
+    assert agent.workload("back")["datapath"] == "step-aside", "its entry says so"
 
     # A change, of which one workload has nothing, and one that the agent cannot honour.
     second = desired(9, all=(lanes("any", "5Mbit"), {}), front=(lanes("web", "9Mbit"), {"tier": "front"}))

@@ -10,7 +10,7 @@ from node_agent.errors import WorkloadsError
 from node_agent.sources.file import read_workloads
 from node_agent.workload import lanes_of_annotations
 from traffic_policy.pod.effective import AnnotationsError
-from traffic_policy.settings import OnFailure
+from traffic_policy.settings import Datapath, OnFailure
 
 POLICY = "{total: 10Mbit, classes: [{name: a, rate: 1Mbit, match: {port: 80}}]}"
 
@@ -112,10 +112,14 @@ def test_annotations_give_the_same_lanes_as_in_a_sidecar() -> None:
         "podlane.io/datapath": "relay",
     }
     lanes = lanes_of_annotations(annotations)
-    assert [str(each) for each in lanes.settings(None).capture.exclude_outbound_ports] == ["53"]
+    assert [str(each) for each in lanes.settings(None, Datapath.STEP_ASIDE).capture.exclude_outbound_ports] == ["53"]
     assert [warning.split(" has no effect")[0] for warning in lanes.warnings] == ["podlane.io/datapath: relay"]
-    assert not lanes.settings(None).capture.queue_bypass
-    assert lanes_of_annotations({"podlane.io/egress-bandwidth": "10M"}).settings(None).capture.queue_bypass
+    assert not lanes.settings(None, Datapath.STEP_ASIDE).capture.queue_bypass
+    assert (
+        lanes_of_annotations({"podlane.io/egress-bandwidth": "10M"})
+        .settings(None, Datapath.STEP_ASIDE)
+        .capture.queue_bypass
+    )
     with pytest.raises(AnnotationsError):
         lanes_of_annotations({})
     shared = "{total: 9Mbit, requests: follow}"

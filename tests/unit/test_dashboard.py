@@ -79,7 +79,13 @@ def test_queries_about_agents_are_of_the_chosen_nodes_and_pods() -> None:
     for title, expression in expressions(AGENT_DASHBOARD):
         for name, selector in re.findall(r"\b((?:podlane|process)_[a-z_]+)(\{.*?\})?", expression):
             of_node = name.startswith(
-                ("process_", "podlane_agent_workloads", "podlane_agent_cni_calls", "podlane_agent_control_plane")
+                (
+                    "process_",
+                    "podlane_agent_workloads",
+                    "podlane_agent_datapaths",
+                    "podlane_agent_cni_calls",
+                    "podlane_agent_control_plane",
+                )
             )
             chosen = 'node=~"$node"' if of_node else '{node=~"$node",namespace=~"$namespace",pod=~"$pod"}'
             assert chosen in selector, (title, name)
