@@ -42,13 +42,15 @@ class SeenOfRollout:
     """What is seen of a rollout's agents.
 
     ``reached``: so many it has reached; ``having``: so many of them have said that they have it; ``away``: so many are
-    not connected. ``failures``: of those that have it, who failed and why. ``good_for``: seconds since all that are
-    connected have it. ``before``: the traffic of all agents before it began; ``now``: of those reached, since the step.
+    not connected to this process, ``lost`` of which were when the step began. ``failures``: who failed, and why.
+    ``good_for``: seconds since all that are connected have it. ``before``: the traffic of all agents before it began;
+    ``now``: of those reached, since the step.
     """
 
     reached: int = 0
     having: int = 0
     away: int = 0
+    lost: int = 0
     failures: Sequence[tuple[str, str]] = ()
     good_for: float = 0.0
     before: Traffic = Traffic()
@@ -85,6 +87,8 @@ def judge(rollout: Rollout, seen: SeenOfRollout) -> Verdict:
     troubles = [answer for answer in seen.answers if answer.trouble]
     if troubles:
         return StayAt(f"{troubles[0].gate.query!r} cannot be asked: {troubles[0].trouble}")
+    if seen.away > rollout.plan.gates.away * seen.reached:
+        return StayAt(f"{seen.away} of {seen.reached} agents are away, {rollout.plan.gates.away:.0%} may be")
     missing = seen.reached - seen.away - seen.having
     if missing > 0:
         return StayAt(f"{missing} of {seen.reached} agents have not said yet that they have it")
@@ -99,8 +103,8 @@ def _forbidden(rollout: Rollout, seen: SeenOfRollout) -> str:
     if len(seen.failures) > gates.failed:
         named = "; ".join(f"{agent}: {why}" for agent, why in seen.failures[:_MOST_NAMED])
         return f"{len(seen.failures)} of {seen.reached} agents failed, {gates.failed} may. {named}"
-    if seen.away > gates.away * seen.reached:
-        return f"{seen.away} of {seen.reached} agents are away, {gates.away:.0%} may be"
+    if seen.lost > gates.away * seen.reached:
+        return f"{seen.lost} of {seen.reached} agents have gone away since, {gates.away:.0%} may"
     for what, factor, now, before in (
         ("dropped", gates.dropped, seen.now.dropped, seen.before.dropped),
         ("had to wait", gates.throttled, seen.now.throttled, seen.before.throttled),

@@ -81,13 +81,17 @@ class RolloutTraffic:
 
 @dataclass(slots=True)
 class RolloutProgress:
-    """How far a rollout is: of ``agents`` that have joined it has ``reached`` some, of whom some say that they have it,
-    some are ``away``, and some failed, with the reason. ``says``: what it waits for, or why it is taken back."""
+    """How far a rollout is.
+
+    Of ``agents`` that have joined it has ``reached`` some, of whom some say that they have it, some are ``away`` (``lost``
+    since its step began), and some failed, with the reason. ``says``: what it waits for, or why it is taken back.
+    """
 
     agents: int = 0
     reached: int = 0
     having: int = 0
     away: int = 0
+    lost: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     says: str = ""
 

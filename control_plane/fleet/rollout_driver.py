@@ -92,7 +92,7 @@ class _Watched:
 
 @dataclass(slots=True)
 class RolloutDriver:
-    """Of the agents that are connected to this process; those of other processes count as away."""
+    """Of the agents that are connected to this process; those of other processes count as away, so that it waits."""
 
     plane: ControlPlane
     fleet: FleetStatus
@@ -153,6 +153,7 @@ class RolloutDriver:
             progress.reached,
             progress.having,
             progress.away,
+            progress.lost,
             progress.failures,
             0.0 if watched.good_since is None else self.clock() - watched.good_since,
             traffic.before if traffic is not None else Traffic(),
@@ -196,7 +197,9 @@ def _progress(
                 continue
             found.reached += 1
             if not status.connected:
-                found.away += now - max(status.since, begun) >= _GRACE
+                gone = now - max(status.since, begun) >= _GRACE
+                found.away += gone
+                found.lost += gone and status.since >= begun
             elif failure := _failure(status, policy, since):
                 found.failures.append((name, failure))
                 found.having += 1

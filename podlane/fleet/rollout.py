@@ -54,7 +54,7 @@ def rollout() -> None:
     default=10,
     show_default=True,
     type=click.IntRange(0, 100),
-    help="Percent of agents without connection.",
+    help="Percent of agents that may go away, or be away.",
 )
 @click.option(
     "--max-dropped", type=click.FloatRange(1), metavar="FACTOR", help="Dropped packets' share, against before."

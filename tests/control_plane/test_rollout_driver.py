@@ -150,7 +150,21 @@ def test_agents_that_go_away_take_it_back_after_a_while(fleet: Fleet) -> None:
     assert fleet.look(9).state is RolloutState.RUNNING
     assert fleet.progress.says == "2 of 10 agents have not said yet that they have it"
     rollout = fleet.look(2)
-    assert (rollout.state, rollout.reason) == (RolloutState.TAKEN_BACK, "2 of 10 agents are away, 10% may be")
+    assert (rollout.state, rollout.reason) == (RolloutState.TAKEN_BACK, "2 of 10 agents have gone away since, 10% may")
+
+
+def test_it_waits_for_agents_that_were_away_before_or_are_elsewhere(fleet: Fleet) -> None:
+    fleet.agents["n1"].call.end()
+    fleet.agents["n2"].call.end()
+    fleet.bench.clock[0] += 60
+    fleet.start(replace(PLAN, stages=(Stage(percent=100),), soak=0))
+    fleet.settle()
+    assert fleet.look().state is RolloutState.RUNNING
+    assert fleet.look(60).state is RolloutState.RUNNING
+    assert fleet.progress.says == "2 of 10 agents are away, 10% may be"
+    fleet.agents["n1"] = Agent(fleet.bench, fleet.agents["n1"].credentials).hello()
+    fleet.settle()
+    assert fleet.look().state is RolloutState.DONE
 
 
 def test_drops_and_waiting_are_compared_with_before(fleet: Fleet) -> None:

@@ -230,7 +230,8 @@ GATE = LOOSE.prometheus[0]
         (SeenOfRollout(good_for=60), GoOn()),
         (SeenOfRollout(reached=9, having=7), StayAt("2 of 9 agents have not said yet that they have it")),
         (SeenOfRollout(reached=9, having=7, away=2, good_for=61.5), GoOn()),
-        (SeenOfRollout(reached=9, having=4, away=5, good_for=60), TakeBack("5 of 9 agents are away, 50% may be")),
+        (SeenOfRollout(reached=9, having=4, away=5, lost=4, good_for=60), StayAt("5 of 9 agents are away, 50% may be")),
+        (SeenOfRollout(reached=9, having=4, away=5, lost=5), TakeBack("5 of 9 agents have gone away since, 50% may")),
         (SeenOfRollout(reached=9, having=9, failures=[("east/n1", "no tc")], good_for=60), GoOn()),
         (
             SeenOfRollout(reached=9, having=9, failures=[("east/n1", "no tc"), ("east/n2", "no")]),
