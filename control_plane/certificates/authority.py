@@ -15,7 +15,6 @@ section 9.1).
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from control_plane.certificates.identity import AgentIdentity
+from daemon.certificate_fields import general_name, key_usage
 from daemon.errors import CertificateError
 from fleet_api.limits import SERVER_NAME
 
@@ -96,7 +96,7 @@ def new_root(now: datetime) -> Root:
         .subject_name(name)
         .issuer_name(name)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
     )
     return Root(builder.sign(key, hashes.SHA256()), key)
 
@@ -164,7 +164,7 @@ class Authority:
         key, PEM."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "podlane-control-plane")])
-        general = [_general_name(name) for name in dict.fromkeys([SERVER_NAME, *names])]
+        general = [general_name(name) for name in dict.fromkeys([SERVER_NAME, *names])]
         serial = x509.random_serial_number()
         issued = self._issue(subject, general, key.public_key(), now, serial, client=False)
         return IssuedCertificate(
@@ -193,7 +193,7 @@ class Authority:
             .subject_name(subject)
             .issuer_name(root.certificate.subject)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signs=False), critical=True)
+            .add_extension(key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer), critical=False)
@@ -245,27 +245,6 @@ def _builder(now: datetime, life: timedelta, key: ec.EllipticCurvePublicKey, ser
         .not_valid_after(now + life)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
-
-
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
 
 
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

@@ -78,7 +78,7 @@ class EnrolmentDesk:
         except (StoreError, StaleError) as error:
             log.warning("an agent could not join", address=address, reason=str(error))
             reply(RpcError(GrpcStatus.UNAVAILABLE, "The control plane's database fails. Try again in a while."))
-        except Exception:
+        except Exception:  # nobody looks at this thread's result, and the agent would wait for its answer
             log.exception("an agent could not join", address=address)
             reply(RpcError(GrpcStatus.INTERNAL, "The control plane failed. Look into its log."))
         finally:

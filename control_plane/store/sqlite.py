@@ -60,7 +60,7 @@ class SqliteDatabase:
             try:
                 yield _Executing(self._writer)
                 self._writer.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # also if the thread is interrupted: else the transaction would stay open
                 with suppress(sqlite3.Error):
                     self._writer.execute("ROLLBACK")
                 raise

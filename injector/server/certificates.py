@@ -21,7 +21,6 @@ P-256, which every TLS library supports (RFC 8446 section 9.1).
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -35,6 +34,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from daemon.certificate_fields import general_name, key_usage
 from daemon.errors import CertificateError
 
 _BACKDATED: Final = timedelta(hours=1)
@@ -266,7 +266,7 @@ def _new_authority(now: datetime, lifetimes: Lifetimes) -> KeyPair:
         .subject_name(name)
         .issuer_name(name)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_key_usage(signs_certificates=True), critical=True)
+        .add_extension(key_usage(signs_certificates=True), critical=True)
     )
     return _sign(certificate, key, key)
 
@@ -281,9 +281,9 @@ def _new_serving(authority: KeyPair, now: datetime, names: Iterable[str], lifeti
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "podlane-injector")]))
         .issuer_name(issuer.subject)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([general_name(name) for name in names]), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(_public(issuer)), critical=False)
     )
     return _sign(certificate, key, authority.private_key)
@@ -308,27 +308,6 @@ def _sign(builder: x509.CertificateBuilder, key: ec.EllipticCurvePrivateKey, by:
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ),
     )  # fmt: skip
-
-
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        crl_sign=signs_certificates,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
 
 
 def _public(certificate: x509.Certificate) -> ec.EllipticCurvePublicKey:

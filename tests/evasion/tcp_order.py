@@ -19,7 +19,8 @@ import sys
 import time
 
 PAUSE_S = 0.5
-"""Until the server has surely read, also on a busy machine: of two urgent bytes that wait the first one becomes an ordinary one."""
+"""Until the server has surely read, also on a busy machine: of two urgent bytes that wait the first one becomes an
+ordinary one. No event tells a client that: what is acknowledged has arrived, and need not have been read."""
 FIELDS = "Content-Length: 9999999999\r\nExpect: 100-continue\r\n\r\n"
 
 
