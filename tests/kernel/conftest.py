@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from agents import PodsOnNode, RunningAgent, agents_to_end, pods_on_node
 from istio_rules import istio_program
 from lab import describe
 from runs import RunHost
@@ -84,3 +85,16 @@ def pair(shared_pair: Pair) -> Iterator[Pair]:
     """A pair whose client has an untouched interface, before the test and after it. For tests without traffic."""
     with left_as_found(shared_pair.kernel):
         yield shared_pair
+
+
+@pytest.fixture
+def two(lab: Lab) -> PodsOnNode:
+    """A node with two Pods."""
+    return pods_on_node(lab, 2)
+
+
+@pytest.fixture
+def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
+    """Agents of a test, which ends them."""
+    with agents_to_end(tmp_path) as started:
+        yield started

@@ -8,17 +8,16 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import PodsOnNode, RunningAgent, agents_to_end, cleanup, entry, pods_on_node, start_agent
+from agents import PodsOnNode, RunningAgent, cleanup, entry, start_agent
 from sidecars import enforced, start_sidecar, state_of
 from waiting import until
 from webserver import WebServer, start_nginx
 
-from podlane.netns import Host, Lab
+from podlane.netns import Host
 
 pytestmark = pytest.mark.root
 
@@ -31,20 +30,9 @@ def named(name: str, ceil: str = "4Mbit") -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def two(lab: Lab) -> PodsOnNode:
-    return pods_on_node(lab, 2)
-
-
 @pytest.fixture(name="web")
 def _web(two: PodsOnNode, tmp_path: Path) -> WebServer:
     return start_nginx(two.server, tmp_path / "nginx")
-
-
-@pytest.fixture
-def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
-    with agents_to_end(tmp_path) as started:
-        yield started
 
 
 def ask(pod: Host, two: PodsOnNode) -> str:

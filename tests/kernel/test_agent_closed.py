@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from agents import PodsOnNode, RunningAgent, agents_to_end, entry, pods_on_node, start_agent
+from agents import PodsOnNode, RunningAgent, entry, pods_on_node, start_agent
 from lab import connect, serving
 from waiting import until
 from webserver import start_nginx
@@ -33,12 +32,6 @@ def two(lab: Lab, tmp_path: Path) -> PodsOnNode:
     made = pods_on_node(lab, 2)
     start_nginx(made.server, tmp_path / "nginx")
     return made
-
-
-@pytest.fixture
-def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
-    with agents_to_end(tmp_path) as started:
-        yield started
 
 
 def held(pod: Host, way: str) -> dict[str, object]:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import PodsOnNode, RunningAgent, agents_to_end, free_port, launch_agent, pods_on_node, write_workloads
+from agents import PodsOnNode, RunningAgent, free_port, launch_agent, write_workloads
 from fleet_server import FleetCa, FleetServer, fleet_server
 from waiting import until
 
 from fleet_api.agent_pb2 import Question, ToAgent, Watch
 from fleet_api.desired import DesiredState, FleetPolicy, message_of
-from podlane.netns import Host, Lab
+from podlane.netns import Host
 
 pytestmark = pytest.mark.root
 TOKEN = "default-abc-secret"
@@ -44,17 +44,6 @@ def told(state: DesiredState, base: DesiredState | None = None) -> ToAgent:
 def ceil_of(pod: Host, rate: str) -> bool:
     """Whether a class in the Pod's kernel has this ceil, as tc writes it."""
     return f"ceil {rate}" in pod.run(["tc", "class", "show", "dev", "eth0"]).stdout
-
-
-@pytest.fixture
-def two(lab: Lab) -> PodsOnNode:
-    return pods_on_node(lab, 2)
-
-
-@pytest.fixture
-def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
-    with agents_to_end(tmp_path) as started:
-        yield started
 
 
 @pytest.fixture(name="ca")

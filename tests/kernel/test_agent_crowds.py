@@ -7,14 +7,13 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from agents import RunningAgent, agents_to_end, entry, pods_on_node, start_agent
+from agents import RunningAgent, entry, pods_on_node, start_agent
 from lab import connect, serving
 from meter import ATTEMPTS, PAYLOAD_SHARE, Meter
 from uploads import http_upload, pushing, receiving, tls_hello
@@ -48,12 +47,6 @@ POLICY: Final = {
         for name, (ceil, match) in LANES.items()
     ],
 }
-
-
-@pytest.fixture
-def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
-    with agents_to_end(tmp_path) as started:
-        yield started
 
 
 def memory_of(agent: RunningAgent) -> float:

@@ -7,12 +7,11 @@ import os
 import random
 import signal
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import PodsOnNode, RunningAgent, agents_to_end, cleanup, entry, pods_on_node, start_agent
+from agents import PodsOnNode, RunningAgent, cleanup, entry, start_agent
 from ebpf_judge import require_programs
 from lab import connect, serving
 from sidecars import state_of
@@ -22,7 +21,7 @@ from webserver import WebServer, start_nginx
 from datapath.ebpf.hooks import Point, hook_at
 from datapath.ebpf.libbpf import program_id
 from datapath.ebpf.program import EGRESS
-from podlane.netns import Host, Lab
+from podlane.netns import Host
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("web")]
 
@@ -51,20 +50,9 @@ def start(folder: Path, *entries: dict[str, Any]) -> RunningAgent:
     return start_agent(folder, *entries, datapath="auto")
 
 
-@pytest.fixture
-def two(lab: Lab) -> PodsOnNode:
-    return pods_on_node(lab, 2)
-
-
 @pytest.fixture(name="web")
 def _web(two: PodsOnNode, tmp_path: Path) -> WebServer:
     return start_nginx(two.server, tmp_path / "nginx")
-
-
-@pytest.fixture
-def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
-    with agents_to_end(tmp_path) as started:
-        yield started
 
 
 def program_at(host: Host) -> int | None:

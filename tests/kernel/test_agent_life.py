@@ -18,7 +18,7 @@ from typing import Final
 
 import pytest
 import yaml
-from agents import RunningAgent, agents_to_end, cleanup, entry, pods_on_node, start_agent, write_workloads
+from agents import RunningAgent, cleanup, entry, pods_on_node, start_agent, write_workloads
 from kills import POLICIES, watching, whole_state
 from lab import connect
 from waiting import until
@@ -33,12 +33,6 @@ MOMENTS: Final = {"starting": 1.5, "running": 0.1, "changing": 0.4}
 """With the longest delay, in seconds: a little more than each takes."""
 VICTIMS: Final = ("agent", "programs, too")
 """The second is what the kernel does to a container that is out of memory."""
-
-
-@pytest.fixture
-def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
-    with agents_to_end(tmp_path) as started:
-        yield started
 
 
 @dataclass

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
-from agents import RunningAgent, agents_to_end, cleanup, entry, start_agent
+from agents import RunningAgent, cleanup, entry, start_agent
 from istio_rules import Mode
 from mesh_world import OUTSIDE, SERVICE, SERVICE_PORT, MeshWorld, meshed
 
@@ -22,12 +21,6 @@ classes:
   - {{name: files, rate: 1Mbit, match: {{sni: {OUTSIDE}}}}}
   - {{name: web, rate: 1Mbit, match: {{host: {OUTSIDE}, port: 80}}}}
 """)
-
-
-@pytest.fixture
-def agents(tmp_path: Path) -> Iterator[list[RunningAgent]]:
-    with agents_to_end(tmp_path) as started:
-        yield started
 
 
 def start(world: MeshWorld, folder: Path, mesh: str) -> RunningAgent:
