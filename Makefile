@@ -71,11 +71,10 @@ system-packages:  ## Debian packages that the demo and the tests use
 demo: build system-packages  ## servers and clients in namespaces, live tables, plots in out/
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
-test: test-packages kafka test-environment lint  ## everything, real-kernel tests included
 fleet-demo: build system-packages  ## a control plane and five agents, a canary that stays and one taken back; ARGS=--once
 	@tools/as-root $(BIN)/podlane fleet-demo $(ARGS)
 
-test: test-packages test-environment lint  ## everything, real-kernel tests included
+test: test-packages kafka test-environment lint  ## everything, real-kernel tests included
 	@tools/as-root env $$(tools/kube-tools --find --env 2>/dev/null) $$(tools/kube-tools --find --env istio-iptables 2>/dev/null) \
 	  $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) $(PYTEST_ARGS)
 

@@ -74,6 +74,8 @@ class NodePod:
         container = self.cgroup / f"cri-containerd-{uuid.uuid4().hex}.scope"
         container.mkdir(parents=True)
         started = self.host.popen(["sleep", "infinity"])
+        inside = self.host.namespace.path.stat().st_ino
+        until("a process in its Pod's network", lambda: Path(f"/proc/{started.pid}/ns/net").stat().st_ino == inside)
         (container / "cgroup.procs").write_text(str(started.pid))
         self.processes.append(started)
         return started
