@@ -37,6 +37,17 @@ def test_it_is_left_out():
 """
 
 
+def run_in(folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a folder as ours are run."""
+    for name in ("conftest.py", "parallel.py", "durations.py", "nightly.py"):
+        (folder / name).write_text((ROOT / "tests" / name).read_text())
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  measure: x\n  nightly: x\n  covering: x\n")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--numprocesses={processes}", str(folder)],
+        cwd=folder, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+
+
 def test_of_three_parameters_every_pair_occurs() -> None:
     names = {"datapath": ("relay", "step-aside"), "family": (4, 6), "backend": ("nft", "legacy", "python")}
     variants = [set(zip(names, values, strict=True)) for values in product(*names.values())]
@@ -59,17 +70,11 @@ def test_of_two_parameters_every_value_occurs_and_tests_take_different_pairs() -
 @pytest.mark.parametrize("processes", [0, 2])
 def test_what_measures_runs_when_all_others_have_ended(tmp_path: Path, processes: int) -> None:
     log = str(tmp_path / "log")
-    for name in ("conftest.py", "parallel.py", "durations.py", "nightly.py"):
-        (tmp_path / name).write_text((ROOT / "tests" / name).read_text())
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  measure: x\n  nightly: x\n  covering: x\n")
     for name in ("one", "two"):
         # One after the other, a module's own tests have ended; side by side, those of all have.
         text = DIVIDED.format(path=log, tests=6 if processes or name == "two" else 3)
         (tmp_path / f"test_{name}.py").write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--numprocesses={processes}", str(tmp_path)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
+    done = run_in(tmp_path, processes)
     assert "8 passed, 2 deselected" in done.stdout, done.stdout
     assert done.returncode == 0
     assert "test_one.py: 4 tests" in done.stdout
@@ -77,9 +82,6 @@ def test_what_measures_runs_when_all_others_have_ended(tmp_path: Path, processes
 
 @pytest.mark.parametrize(("failures", "outcome"), [(1, "2 passed"), (2, "1 failed, 1 passed")], ids=["once", "twice"])
 def test_what_measures_and_fails_is_tried_once_more(tmp_path: Path, failures: int, outcome: str) -> None:
-    for name in ("conftest.py", "parallel.py", "durations.py", "nightly.py"):
-        (tmp_path / name).write_text((ROOT / "tests" / name).read_text())
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n  measure: x\n  nightly: x\n  covering: x\n")
     (tmp_path / "test_wavers.py").write_text(
         "import pytest\ntries = []\n"
         "@pytest.fixture\ndef fresh():\n    return []\n"
@@ -87,9 +89,28 @@ def test_what_measures_and_fails_is_tried_once_more(tmp_path: Path, failures: in
         f"@pytest.mark.measure\ndef test_it(fresh):\n    fresh.append(1); tries.append(1)\n"
         f"    assert fresh == [1] and len(tries) > {failures}\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses=2", str(tmp_path)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
+    done = run_in(tmp_path)
     assert outcome in done.stdout, done.stdout
     assert "failed and is tried once more" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("folder", "wavering", "outcome"),
+    [("kernel", 1, "3 passed"), ("kernel", 4, "4 failed, 2 passed"), ("unit", 1, "1 failed, 2 passed")],
+    ids=["a few", "many", "pure"],
+)
+def test_what_fails_next_to_others_is_tried_alone_and_named(
+    tmp_path: Path, folder: str, wavering: int, outcome: str
+) -> None:
+    (tmp_path / "tests" / folder).mkdir(parents=True)
+    (tmp_path / "tests" / folder / "test_wavers.py").write_text(
+        "import os, pytest\n"
+        "def test_other(): pass\n"
+        "@pytest.mark.measure\ndef test_it_measures(): pass\n"
+        f"@pytest.mark.parametrize('number', range({wavering}))\n"
+        "def test_it(number): assert 'PYTEST_XDIST_WORKER' not in os.environ, 'next to others'\n"
+    )
+    done = run_in(tmp_path)
+    assert f" {outcome} in " in done.stdout, done.stdout
+    assert "next to others" in done.stdout, "it says what failed"
+    assert ("wavered: failed next to others" in done.stdout) is (done.returncode == 0)
