@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -31,6 +32,14 @@ classes:
 SCTP = 132
 """https://www.iana.org/assignments/protocol-numbers"""
 HEAD = b"GET / HTTP/1.1\r\nHost: web.example.com\r\n\r\n"
+
+
+JUMPING = """
+import time
+def jumping(real, unit, path=%r):
+    return lambda: real() + int(open(path).read() or 0) * unit
+time.time, time.time_ns = jumping(time.time, 1), jumping(time.time_ns, 10**9)
+"""
 
 
 def echo(connection: socket.socket) -> None:
@@ -143,3 +152,32 @@ def test_a_frozen_sidecar_goes_on_with_its_connections(topology: PodNodeServer, 
     assert sidecar.proxy == proxy
     assert "podlane_restarts_total{" not in sidecar.get("/metrics")
     assert sidecar.stop() == 0
+
+
+@pytest.mark.parametrize("datapath", ["relay", "step-aside"])
+def test_a_clock_that_jumps_changes_nothing(topology: PodNodeServer, tmp_path: Path, datapath: str) -> None:
+    """Whatever the time of day is said to be, forth and back: connections go on, new ones are decided."""
+    clock = tmp_path / "clock"
+    clock.write_text("0")
+    # Only the programs of the sidecar may see it jump, and the kernel has no namespace for this clock.
+    (tmp_path / "sitecustomize.py").write_text(JUMPING % str(clock))
+    wrapped = ("env", f"PYTHONPATH={tmp_path}")
+    policy = NAMED % topology.server_ipv4
+    sidecar = start_sidecar(topology.pod, policy, tmp_path, "--datapath", datapath, wrapped=wrapped)
+    proxy = sidecar.proxy
+    with serving(topology.server, echo) as port, connect(topology.pod, topology.server_ipv4, port) as client:
+        for jump in ("34560000", "-34560000", "0"):
+            clock.write_text(jump)
+            client.sendall(HEAD)
+            assert client.recv(999) == HEAD
+            with connect(topology.pod, topology.server_ipv4, port) as another:
+                another.sendall(HEAD)
+                assert another.recv(999) == HEAD
+            ages = [each["age_seconds"] for each in json.loads(sidecar.get("/connections"))["connections"]]
+            assert all(age is None or 0 <= age < 1000 for age in ages), "told by a clock that does not jump"
+    until("all four to be counted", lambda: sidecar.connections("named") == {"http1": 4})
+    assert sidecar.proxy == proxy
+    assert "podlane_restarts_total{" not in sidecar.get("/metrics")
+    assert sidecar.stop() == 0
+    if datapath == "relay":  # which logs connections
+        assert len({line[:4] for line in sidecar.log.read_text().splitlines()}) > 1, "the log has the clock that jumps"
