@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -68,15 +70,20 @@ class AgentStatus:
     troubles: tuple[str, ...] = ()
     ended: str = ""
     """Why the control plane ended its last connection, if it did."""
+    epoch: int = 0
+    """Of the connection: that which came later has a higher one, to whichever process."""
+    process: str = ""
+    """To which it is, or was, connected; empty: to this one."""
 
 
 @dataclass(slots=True)
 class RolloutTraffic:
     """What went through the lanes of a policy: over all agents in the minute before its rollout, and over those that it
-    has reached since its step began."""
+    has reached since its step began. ``step``: revision, index of the step, since when."""
 
     before: Traffic
     now: Traffic = field(default_factory=Traffic)
+    step: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -105,7 +112,9 @@ class TenantAgents:
     agents: dict[tuple[str, str], AgentStatus] = field(default_factory=dict)
     figures: TenantFigures = field(default_factory=TenantFigures)
     traffic: dict[str, RolloutTraffic] = field(default_factory=dict)
-    """Of policies whose rollouts are under way."""
+    """Of policies whose rollouts are under way, as far as the agents of this process go."""
+    others: dict[str, Mapping[str, RolloutTraffic]] = field(default_factory=dict)
+    """The same of other processes, by their names."""
     rollouts: dict[str, RolloutProgress] = field(default_factory=dict)
     """Of policies, as their rollouts were seen last."""
 
@@ -122,12 +131,54 @@ class TenantAgents:
         revision, hash = status.desired
         return status.revision == revision == self.revision and (status.hash == hash or not revision)
 
+    def traffic_of(self, policy: str) -> RolloutTraffic:
+        """What a rollout is judged by, over the agents of all processes."""
+        own = self.traffic.get(policy)
+        if own is None:
+            return RolloutTraffic(Traffic())
+        before, now = own.before, own.now
+        for others in list(self.others.values()):
+            other = others.get(policy)
+            if other is not None and other.step[0] == own.step[0]:
+                before = before.plus(other.before)
+                now = now.plus(other.now) if other.step == own.step else now
+        return RolloutTraffic(before, now, own.step)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentChange:
+    """Something of an agent is not as it was; ``status`` None: it does not belong to its cluster any more."""
+
+    tenant: str
+    cluster: str
+    node: str
+    status: AgentStatus | None
+
 
 class FleetStatus:
     """All tenants' agents. The gateway's thread writes; any thread reads."""
 
     def __init__(self) -> None:
         self._tenants: dict[str, TenantAgents] = {}
+        self.changes: deque[AgentChange] | None = None
+        """What has changed, for who tells other processes; None: nobody does. It may say the same several times."""
+        self.clock: Callable[[], float] = time.time
+        """Unix seconds, which all processes that share their agents agree on."""
+        self._epoch = 0
+
+    def next_epoch(self) -> int:
+        """For a connection that begins now: higher than all before."""
+        self._epoch = max(self._epoch + 1, int(self.clock() * 1_000_000))
+        return self._epoch
+
+    def changed(self, tenant: str, cluster: str, node: str, status: AgentStatus | None) -> None:
+        """Note it."""
+        if self.changes is not None:
+            self.changes.append(AgentChange(tenant, cluster, node, status))
+
+    def names(self) -> list[str]:
+        """Of tenants of which something is known."""
+        return list(self._tenants)
 
     def agents(self, tenant: str) -> TenantAgents:
         """Those of a tenant. To be asked for tenants that exist."""

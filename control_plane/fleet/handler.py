@@ -9,7 +9,7 @@ from cryptography import x509
 
 from control_plane.certificates.identity import IdentityError, agent_of
 from control_plane.domain.events import Event
-from control_plane.fleet.agent_status import FleetStatus
+from control_plane.fleet.agent_status import AgentStatus, FleetStatus
 from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.enrolment import EnrolmentDesk
 from control_plane.fleet.session import EXPIRED, AgentSession
@@ -81,6 +81,15 @@ class AgentsHandler:
     def happened(self, tenant: str, position: int, events: Sequence[Event]) -> None:
         """Events of a tenant, the first at this position."""
         self._tenant(tenant).happened(position, events)
+
+    def elsewhere(self, tenant: str, cluster: str, node: str, status: AgentStatus) -> None:
+        """Another process says this of an agent."""
+        self._tenant(tenant).elsewhere(cluster, node, status)
+
+    def process_gone(self, process: str, since: float) -> None:
+        """Another process has ended, or cannot be heard, since then (Unix seconds)."""
+        for tenant in self._tenants.values():
+            tenant.process_gone(process, since)
 
     def expire(self) -> None:
         """To be called now and then: ends the calls whose certificates have expired."""

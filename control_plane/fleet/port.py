@@ -18,6 +18,7 @@ from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.enrolment import EnrolmentDesk
 from control_plane.fleet.follower import LogFollower
 from control_plane.fleet.handler import AgentsHandler
+from control_plane.fleet.shared_agents import SharedAgents
 from control_plane.fleet.token_review import TokenReviewer
 from control_plane.gateway.server import Gateway
 from control_plane.gateway.tls import server_context
@@ -57,21 +58,29 @@ class AgentsPort:
         self._desk = EnrolmentDesk(plane, issuer, TokenReviewer(reviewers))
         self._follower = LogFollower(plane.store, self._happened)
         self._handler = AgentsHandler(fleet, issuer, self._desk, self._post, self._follower.read_on)
+        states = plane.store.agent_states
+        self._shared = SharedAgents(states, fleet, self._handler, self._post) if states is not None else None
         tls, self._renew_at = self._certified()
         self._gateway = Gateway([listener], tls, self._handler)
 
     def start(self) -> None:
         """Let agents connect, after the log was read. Raises :class:`~control_plane.store.errors.StoreError`."""
         self._follower.load(self._handler.happened)
+        if self._shared is not None:
+            self._shared.load(self._plane.names())
         self._plane.on_append.append(self._follower.read_on)
         self._follower.start()
         self._post(self._look)
         self._gateway.start()
+        if self._shared is not None:
+            self._shared.start()
 
     def close(self) -> None:
         """Have agents go elsewhere, and end all threads."""
         self._gateway.stop(_DRAIN)
         self._gateway.join()
+        if self._shared is not None:
+            self._shared.close()
         self._follower.close()
         self._desk.close()
 

@@ -16,16 +16,21 @@ from urllib.request import urlopen
 from control_plane.domain.commands import AdvanceRollout, RolloutCommand, TakeBackRollout
 from control_plane.domain.errors import RefusedError
 from control_plane.domain.rollout import PrometheusGate, Rollout, RolloutState
-from control_plane.domain.rollout_gates import GoOn, QueryAnswer, SeenOfRollout, StayAt, TakeBack, Traffic, judge
+from control_plane.domain.rollout_gates import GoOn, QueryAnswer, SeenOfRollout, StayAt, TakeBack, judge
 from control_plane.domain.tenant import Tenant
 from control_plane.fleet.agent_status import AgentState, AgentStatus, FleetStatus, RolloutProgress, TenantAgents
 from control_plane.service import Circumstances, ControlPlane
+from control_plane.store.database import Execute
 from control_plane.store.errors import StaleError, StoreError
 from control_plane.store.records import Head
 from daemon.log import Logger
 
 _LOOK: Final = 0.25
 """Seconds between two looks."""
+_LOCK: Final = 0x506F6452
+"""Whoever holds it decides: "PodR"."""
+_STANDBY: Final = 1.0
+"""Seconds between two looks by who does not, each with a try for the lock."""
 _GRACE: Final = 10.0
 """Seconds for which an agent may be without connection before it counts as away: it may be on its way back."""
 _ASK: Final = 5.0
@@ -92,7 +97,8 @@ class _Watched:
 
 @dataclass(slots=True)
 class RolloutDriver:
-    """Of the agents that are connected to this process; those of other processes count as away, so that it waits."""
+    """One of the processes on a database decides, by what all their agents say. The others look, too: for who asks
+    them how far a rollout is, and to go on when that one is gone."""
 
     plane: ControlPlane
     fleet: FleetStatus
@@ -115,13 +121,23 @@ class RolloutDriver:
         self.prometheus.close()
 
     def _run(self) -> None:
-        while not self._ended.wait(_LOOK):
+        while not self._ended.is_set():
             try:
-                self.look()
+                with self.plane.store.database.alone(_LOCK) as execute:
+                    if execute is not None:
+                        self._decide_on(execute)
+                    else:
+                        self.look(decide=False)
             except (StoreError, StaleError) as error:
                 log.warning("rollouts wait", reason=str(error))
+            self._ended.wait(_STANDBY)
 
-    def look(self) -> None:
+    def _decide_on(self, execute: Execute) -> None:
+        while not self._ended.wait(_LOOK):
+            execute("SELECT 1")  # fails once the lock is lost
+            self.look()
+
+    def look(self, *, decide: bool = True) -> None:
         """Look at all rollouts once. Raises :class:`StoreError`."""
         heads = self.plane.store.heads()
         watched: dict[_Step, _Watched] = {}
@@ -136,19 +152,22 @@ class RolloutDriver:
                         continue
                     step = (name, policy.name, rollout.revision, rollout.stage, rollout.since)
                     watched[step] = self._watched.get(step) or _Watched(self.clock())
-                    decided += self._look_at(tenant, policy.name, rollout, watched[step])
-            for command in decided:
+                    answers = [self.prometheus.answer(gate) for gate in rollout.plan.gates.prometheus] if decide else []
+                    decided += self._look_at(tenant, policy.name, rollout, watched[step], answers)
+            for command in decided if decide else ():
                 self._carry_out(name, command)
         self._heads, self._watched = heads, watched
 
-    def _look_at(self, tenant: Tenant, policy: str, rollout: Rollout, watched: _Watched) -> list[RolloutCommand]:
+    def _look_at(
+        self, tenant: Tenant, policy: str, rollout: Rollout, watched: _Watched, answers: list[QueryAnswer]
+    ) -> list[RolloutCommand]:
         agents = self.fleet.agents(tenant.name)
         progress = _progress(tenant, policy, rollout, agents, self.clock(), watched.begun)
         if progress.reached - progress.away > progress.having:
             watched.good_since = None
         elif watched.good_since is None:
             watched.good_since = self.clock()
-        traffic = agents.traffic.get(policy)
+        traffic = agents.traffic_of(policy)
         seen = SeenOfRollout(
             progress.reached,
             progress.having,
@@ -156,9 +175,9 @@ class RolloutDriver:
             progress.lost,
             progress.failures,
             0.0 if watched.good_since is None else self.clock() - watched.good_since,
-            traffic.before if traffic is not None else Traffic(),
-            traffic.now if traffic is not None else Traffic(),
-            [self.prometheus.answer(gate) for gate in rollout.plan.gates.prometheus],
+            traffic.before,
+            traffic.now,
+            answers,
         )
         verdict = judge(rollout, seen)
         progress.says = verdict.reason if isinstance(verdict, StayAt | TakeBack) else ""

@@ -60,6 +60,9 @@ class SessionTenant(Protocol):
     def left(self, session: AgentSession) -> None:
         """Its call is over."""
 
+    def changed(self, session: AgentSession) -> None:
+        """Its status is not as it was."""
+
     def reported(self, session: AgentSession, lanes: Sequence[LaneSum]) -> None:
         """It has said what went through lanes in the last second."""
 
@@ -115,7 +118,10 @@ class AgentSession:
             check_report(said.report)
             self._tenant.reported(self, said.report.lanes)
         elif kind == "health":
+            before = self.status.troubles, self.status.programmed, self.status.failed
             take_health(self.status, said.health)
+            if before != (self.status.troubles, self.status.programmed, self.status.failed):
+                self._tenant.changed(self)
         elif kind == "renew":
             self._renew(said.renew.csr)
         # An answer to what nobody has asked is of no use.
@@ -134,7 +140,9 @@ class AgentSession:
             return
         delivery = self._tenant.delivery
         target = delivery.target(self.identity.agent, self.status.labels)
-        self.status.desired = target.told
+        if self.status.desired != target.told:
+            self.status.desired = target.told
+            self._tenant.changed(self)
         if target.had(self._told) or self._call.unsent:
             return
         self._call.send(delivery.message(target, self._told))
@@ -181,6 +189,8 @@ class AgentSession:
             raise RpcError(
                 GrpcStatus.RESOURCE_EXHAUSTED, "The agent asks for everything too often. Look into its log for why."
             )
+        else:
+            self._tenant.changed(self)
         # One that is ahead of us even now, after a restored backup, is sent everything.
         self._told = (hello.revision, hello.hash)
         self.push()
@@ -190,6 +200,7 @@ class AgentSession:
     def _applied(self, applied: Applied) -> None:
         told = self._told[0] if self._told else self.status.revision
         take_applied(self.status, applied, told)
+        self._tenant.changed(self)
         revision, hash = self.status.desired
         other = applied.revision == revision and applied.hash != hash and applied.revision
         if other and not applied.refusal and self._told is not None and self._everything.take(self._tenant.now):
@@ -204,4 +215,5 @@ class AgentSession:
         except CertificateRequestError as error:
             raise RpcError(GrpcStatus.INVALID_ARGUMENT, str(error)) from None
         self.status.expires = self.expires
+        self._tenant.changed(self)
         self._call.send(frame(ToAgent(credentials=credentials).SerializeToString()))

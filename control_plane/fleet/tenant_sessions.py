@@ -20,7 +20,7 @@ from control_plane.domain.events import (
 )
 from control_plane.domain.rollout_gates import Traffic
 from control_plane.domain.tenant import Policy, Tenant
-from control_plane.fleet.agent_status import FleetStatus, RolloutTraffic
+from control_plane.fleet.agent_status import AgentStatus, FleetStatus, RolloutTraffic
 from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.delivery import Delivery
 from control_plane.fleet.figures import LaneSeries
@@ -47,6 +47,7 @@ class TenantSessions:
 
     def __init__(self, name: str, fleet: FleetStatus, issuer: Issuer, post: Post, read_on: ReadOn) -> None:
         self.name = name
+        self._fleet = fleet
         self.status = fleet.agents(name)
         self._tenant = Tenant(name)
         self.delivery = Delivery(self._tenant)
@@ -88,7 +89,9 @@ class TenantSessions:
             before.end(GrpcStatus.CANCELLED, REPLACED)
         status = session.status
         status.connected, status.since, status.expires = True, self.now, session.expires
+        status.epoch = self._fleet.next_epoch()
         self.status.agents[key] = status
+        self.changed(session)
 
     def left(self, session: AgentSession) -> None:
         """Its call is over."""
@@ -96,6 +99,30 @@ class TenantSessions:
         if self._sessions.get(key) is session:
             del self._sessions[key]
             session.status.connected, session.status.since = False, self.now
+            self.changed(session)
+
+    def changed(self, session: AgentSession) -> None:
+        """Its status is not as it was."""
+        identity = session.identity
+        if self.status.agents.get((identity.cluster, identity.node)) is session.status:
+            self._fleet.changed(self.name, identity.cluster, identity.node, session.status)
+
+    def elsewhere(self, cluster: str, node: str, status: AgentStatus) -> None:
+        """Another process says this of an agent. If it has moved there since, its connection here is over."""
+        key = (cluster, node)
+        known = self.status.agents.get(key)
+        if known is not None and (known.epoch > status.epoch or (known.epoch == status.epoch and not known.process)):
+            return
+        self.status.agents[key] = status
+        session = self._sessions.pop(key, None)
+        if session is not None:
+            session.end(GrpcStatus.CANCELLED, REPLACED)
+
+    def process_gone(self, process: str, since: float) -> None:
+        """Another process has ended: its agents are away until they are elsewhere."""
+        for status in list(self.status.agents.values()):
+            if status.process == process and status.connected:
+                status.connected, status.since = False, since
 
     def reported(self, session: AgentSession, lanes: Sequence[LaneSum]) -> None:
         """It has said what went through lanes in the last second."""
@@ -142,18 +169,22 @@ class TenantSessions:
         found = self._tenant.clusters.get(cluster)
         if found is None or node not in found.agents:
             self.status.agents.pop((cluster, node), None)
+            self._fleet.changed(self.name, cluster, node, None)
 
     def _watch(self, event: PolicyEvent) -> None:
         """Gather the traffic that a rollout is judged by."""
         policy = self._tenant.policies[event.policy]
-        if policy.rollout is None or not policy.rollout.active:
+        rollout = policy.rollout
+        if rollout is None or not rollout.active:
             self.status.traffic.pop(policy.name, None)
-        elif isinstance(event, PolicyPublished):
+            return
+        step = (rollout.revision, rollout.stage, rollout.since)
+        if isinstance(event, PolicyPublished):
             lanes = self.status.figures.window(int(self.now), _BEFORE, policy.name)
-            self.status.traffic[policy.name] = RolloutTraffic(_summed(lanes))
+            self.status.traffic[policy.name] = RolloutTraffic(_summed(lanes), step=step)
         elif isinstance(event, RolloutAdvanced | RolloutResumed):
             before = self.status.traffic.get(policy.name, RolloutTraffic(Traffic())).before
-            self.status.traffic[policy.name] = RolloutTraffic(before)
+            self.status.traffic[policy.name] = RolloutTraffic(before, step=step)
 
     def _change(self) -> None:
         if not self.delivery.advance():

@@ -28,6 +28,9 @@ class Database(Protocol):
     A transaction is about one tenant. PostgreSQL shows it no rows of others: without a tenant only ``heads``.
     """
 
+    shared: bool
+    """Whether several processes are meant to use it at once."""
+
     def writing(self, tenant: str = "") -> AbstractContextManager[Execute]:
         """A transaction, on disk when it ends; an exception takes it back."""
 

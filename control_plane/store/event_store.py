@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from control_plane.store.agent_states import AgentStateTable
 from control_plane.store.chain import canonical, digest, verify
 from control_plane.store.database import Database, Execute
 from control_plane.store.errors import KeyReusedError, StaleError
@@ -32,6 +33,7 @@ class EventStore:
         self.database = database
         self.refusals = RefusalTable(database)
         self.sessions = SessionTable(database)
+        self.agent_states = AgentStateTable(database) if database.shared else None
 
     def append(self, tenant: str, after: int, events: Sequence[NewEvent], cause: Cause) -> list[StoredEvent]:
         """Append events, all or none; they are on disk on return.

@@ -16,7 +16,8 @@ from control_plane.store.migrations.versions.v0021_row_security import ROLE
 _CONNECTIONS: Final = 8
 _PATIENCE: Final = 10.0
 """Seconds to wait for one of them."""
-
+_ALIVE: Final = (("tcp_keepalives_idle", "5"), ("tcp_keepalives_interval", "2"), ("tcp_keepalives_count", "3"))
+"""https://www.postgresql.org/docs/current/runtime-config-connection.html#RUNTIME-CONFIG-TCP-SETTINGS"""
 
 _Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -36,6 +37,8 @@ def _as_tenant(connection: _Connection) -> None:
 
 class PostgresDatabase:
     """Transactions are READ COMMITTED: the row of a tenant's head, locked first, is what orders its writers."""
+
+    shared = True
 
     def __init__(self, url: str) -> None:
         """``url`` as in ``postgresql://user@host/database``. Raises :class:`StoreError`."""
@@ -75,6 +78,9 @@ class PostgresDatabase:
     def alone(self, lock: int) -> Iterator[Execute | None]:
         with self._explained(), psycopg.connect(self._url, autocommit=True) as connection:
             execute = _Executing(connection)
+            # Of a host that is gone without a word, the server would keep the lock for hours.
+            for name, value in _ALIVE:
+                execute("SELECT set_config(?, ?, false)", (name, value))
             [(granted,)] = execute("SELECT pg_try_advisory_lock(?)", (lock,))
             yield execute if granted else None
 

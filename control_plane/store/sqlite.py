@@ -26,6 +26,8 @@ _PATIENCE: Final = 10.0
 class SqliteDatabase:
     """One connection writes, one reads; each is used by one thread at a time."""
 
+    shared = False
+
     def __init__(self, path: Path) -> None:
         """The file is made where it is missing, for its owner alone. Raises :class:`StoreError`."""
         self._path = path

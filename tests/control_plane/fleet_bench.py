@@ -145,7 +145,10 @@ class Bench:
         self.follower = LogFollower(self.store, lambda *what: self._posted.put(lambda: self.handler.happened(*what)))
         self.handler = AgentsHandler(self.fleet, self.issuer, self.desk, self._posted.put, self.follower.read_on)
         self.plane.on_append.append(self.follower.read_on)
-        self.do(AddCluster("east"))
+        with self.plane.reading("default") as tenant:
+            known = "east" in tenant.clusters
+        if not known:
+            self.do(AddCluster("east"))
 
     def do(self, command: Command, tenant: str = "default") -> None:
         self.plane.carry_out(tenant, command, Circumstances("test"))

@@ -1,0 +1,246 @@
+"""Several processes on one PostgreSQL: each knows the agents of all, whoever they are connected to, and who is gone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fleet_bench import POLICY, Agent, Bench, running_bench
+
+from control_plane.domain.checked_policy import CheckedPolicy
+from control_plane.domain.commands import DraftPolicy, PublishPolicy, RevokeAgent
+from control_plane.domain.rollout import RolloutPlan, RolloutState, Stage
+from control_plane.domain.rollout_gates import Traffic
+from control_plane.fleet.agent_status import AgentState, AgentStatus, WorkloadFailure
+from control_plane.fleet.rollout_driver import PrometheusGates, RolloutDriver
+from control_plane.fleet.shared_agents import SharedAgents
+from control_plane.fleet.status_document import read_status, write_status
+from control_plane.gateway.rpc import GrpcStatus
+from control_plane.store.errors import StoreError
+from fleet_api.agent_pb2 import LaneSum, Report, WorkloadState
+
+
+@dataclass
+class Process:
+    """One of several; what it tells and hears happens when the test says so."""
+
+    bench: Bench
+    clock: list[float]
+
+    def __post_init__(self) -> None:
+        bench = self.bench
+        table = bench.store.agent_states
+        assert table is not None
+        self.shared = SharedAgents(table, bench.fleet, bench.handler, bench._posted.put, lambda: self.clock[0])
+        self.shared.load(bench.plane.names())
+        bench.pump()
+        self.driver = RolloutDriver(bench.plane, bench.fleet, PrometheusGates(""), lambda: bench.clock[0])
+
+    def status(self, node: str) -> AgentStatus:
+        return self.bench.fleet.agents("default").agents["east", node]
+
+    def look(self) -> None:
+        self.shared.look()
+        self.bench.pump()
+
+    def settle(self, *agents: Agent) -> None:
+        """Its agents take what they were sent, and say so."""
+        self.bench.read()
+        for agent in agents:
+            agent.take()
+            agent.confirm()
+
+
+def tell(*processes: Process) -> None:
+    """All tell all."""
+    for each in processes:
+        each.shared.tell()
+    for each in processes:
+        each.look()
+
+
+@pytest.fixture
+def process(tmp_path: Path, postgresql_database: Callable[[], str]) -> Iterator[Callable[[], Process]]:
+    """Starts another one; all have the database, and the clock that only goes forward."""
+    url, clock = postgresql_database(), [1000.0]
+    with ExitStack() as stack:
+        yield lambda: Process(stack.enter_context(running_bench(tmp_path, url)), clock)
+
+
+def comes(process: Process, node: str) -> Agent:
+    """A new agent, which connects to a process."""
+    agent = process.bench.agent(node).hello()
+    process.bench.until("it was admitted", lambda: _is_here(process, node))
+    return agent
+
+
+def moves(process: Process, agent: Agent) -> Agent:
+    """The same agent, which connects to that process."""
+    again = Agent(process.bench, agent.credentials).hello(agent.state)
+    process.bench.until("it was admitted", lambda: _is_here(process, "n1"))
+    return again
+
+
+def _is_here(process: Process, node: str) -> bool:
+    status = process.bench.fleet.agents("default").agents.get(("east", node))
+    return status is not None and status.connected and not status.process
+
+
+def test_a_status_is_what_it_was() -> None:
+    status = AgentStatus(
+        connected=True, since=1.5, heard=2.5, address="::1", instance="a", version="1", kernel="6", expires=9.5,
+        labels={"zone": "a"}, abilities=("ebpf",), revision=7, hash=b"h" * 32, desired=(8, b"d" * 32), refusal="no\0",
+        programmed=1, failed=2, waiting=3, failures=(WorkloadFailure("shop/web", "refused", "no tc", "web"),),
+        cpu_ms=4, memory=5, workloads=6, troubles=("full disk",), ended="replaced", epoch=3, process="p",
+    )  # fmt: skip
+    assert read_status(write_status(status), 3, "p") == status
+    assert read_status('{"connected":true,"of a newer version":1}', 3, "p") == AgentStatus(
+        connected=True, epoch=3, process="p"
+    )
+
+
+def test_each_process_knows_all_agents(process: Callable[[], Process]) -> None:
+    one = process()
+    two = process()
+    first = comes(one, "n1")
+    second = comes(two, "n2")
+    one.bench.publish()
+    one.settle(first)
+    two.settle(second)
+    tell(one, two)
+    for each in (one, two):
+        assert {node: each.bench.state(node) for node in ("n1", "n2")} == {
+            "n1": AgentState.IN_SYNC,
+            "n2": AgentState.IN_SYNC,
+        }
+    assert two.status("n1").version == "0.2.0"
+    first.confirm(failed=1, failures=[WorkloadState(workload="shop/web", state="refused", reason="x", policy="web")])
+    tell(one, two)
+    assert two.bench.state("n1") is AgentState.FAILED
+    assert two.status("n1").failures[0].reason == "x"
+    first.call.end()
+    tell(one, two)
+    assert two.bench.state("n1") is AgentState.AWAY
+    assert process().bench.state("n2") is AgentState.IN_SYNC, "who starts later knows it, too"
+
+
+def test_what_an_agent_was_does_not_overwrite_where_it_has_moved(process: Callable[[], Process]) -> None:
+    one, two = process(), process()
+    agent = comes(one, "n1")
+    tell(one, two)
+    one.clock[0] += 1
+    moved = moves(two, agent)
+    two.shared.tell()
+    # The old connection is only half dead.
+    agent.confirm(failed=3)
+    one.shared.tell()
+    two.look()
+    assert (two.status("n1").process, two.status("n1").failed) == ("", 0)
+    one.look()
+    assert agent.call.ended is not None
+    assert agent.call.ended[0] is GrpcStatus.CANCELLED
+    assert (one.status("n1").connected, one.status("n1").process) == (True, two.shared.name)
+    tell(one, two)
+    assert process().status("n1").process == two.shared.name
+    moved.call.end()
+    tell(two, one)
+    assert not one.status("n1").connected
+    one.clock[0] += 1
+    moves(one, moved)
+    tell(one, two)
+    assert (two.status("n1").connected, two.status("n1").process) == (True, one.shared.name)
+
+
+def test_a_process_that_is_silent_has_no_agents(process: Callable[[], Process]) -> None:
+    one, two = process(), process()
+    comes(one, "n1")
+    tell(one, two)
+    for _ in range(4):
+        two.clock[0] += 1.5
+        two.look()
+    assert not two.status("n1").connected
+    assert two.bench.state("n1") is AgentState.AWAY
+    one.shared.tell()
+    two.look()
+    assert two.status("n1").connected, "it was only slow"
+
+
+def test_nobody_is_silent_while_the_database_is_away(process: Callable[[], Process]) -> None:
+    one, two = process(), process()
+    comes(one, "n1")
+    tell(one, two)
+    two.clock[0] += 4
+    two.bench.store.database.close()
+    with pytest.raises(StoreError):
+        two.shared.look()
+    two.clock[0] += 60
+    two.bench.store.database.migrate()
+    two.look()
+    assert two.status("n1").connected
+    two.clock[0] += 6
+    two.look()
+    assert not two.status("n1").connected
+
+
+def test_an_agent_that_was_revoked_is_forgotten(process: Callable[[], Process]) -> None:
+    one, two = process(), process()
+    comes(one, "n1")
+    tell(one, two)
+    table = one.bench.store.agent_states
+    assert table is not None
+    assert [row.node for row in table.read_all("default")] == ["n1"]
+    one.bench.do(RevokeAgent("east", "n1"))
+    one.bench.until("it is out", lambda: not one.bench.fleet.agents("default").agents)
+    one.shared.tell()
+    assert table.read_all("default") == []
+
+
+def test_one_process_decides_by_what_agents_of_all_say(process: Callable[[], Process]) -> None:
+    one, two = process(), process()
+    first, second = comes(one, "n1"), comes(two, "n2")
+    one.bench.publish()
+    one.settle(first)
+    two.settle(second)
+    for process_, agent in ((one, first), (two, second)):
+        agent.say(report=Report(interval_ms=1000, lanes=[
+            LaneSum(policy="web", lane="web", direction="egress", packets=1000, dropped=10)
+        ]))  # fmt: skip
+        process_.bench.clock[0] += 1
+    one.bench.do(DraftPolicy("web", CheckedPolicy.from_document({**POLICY, "total": "90Mbit"})))
+    one.bench.do(PublishPolicy("web", RolloutPlan((Stage(count=2),), soak=0)))
+    one.bench.read()
+    two.bench.read()
+    tell(one, two)
+    assert one.bench.fleet.agents("default").traffic_of("web").before == Traffic(2000, 20, 0)
+    assert two.bench.fleet.agents("default").traffic_of("web").before == Traffic(2000, 20, 0)
+    second.say(report=Report(interval_ms=1000, lanes=[
+        LaneSum(policy="web", lane="web", direction="egress", packets=500, dropped=5)
+    ]))  # fmt: skip
+    one.settle(first)
+    tell(one, two)
+    assert one.bench.fleet.agents("default").traffic_of("web").now == Traffic(500, 5, 0)
+    one.driver.look()
+    two.driver.look(decide=False)
+    for each in (one, two):
+        progress = each.bench.fleet.agents("default").rollouts["web"]
+        assert (progress.reached, progress.having, progress.away) == (2, 1, 0)
+    two.settle(second)
+    tell(one, two)
+    two.driver.look(decide=False)
+    assert rollout_state(one) is RolloutState.RUNNING, "it only looks"
+    one.driver.look()
+    one.settle(first)
+    two.settle(second)
+    tell(one, two)
+    one.driver.look()
+    assert rollout_state(one) is RolloutState.DONE
+
+
+def rollout_state(process: Process) -> RolloutState:
+    with process.bench.plane.reading("default") as tenant:
+        rollout = tenant.policies["web"].rollout
+    assert rollout is not None
+    return rollout.state
