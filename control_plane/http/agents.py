@@ -164,7 +164,7 @@ def list_all_agents(
     state: Annotated[AgentState | None, Query(description="Only those in this state.")] = None,
     cluster: Annotated[str | None, Query(description="Only those of this cluster.", max_length=63)] = None,
 ) -> Page[AgentStateDocument]:
-    """Agents of all clusters, by cluster and node. What they said is from this process' own connections."""
+    """Agents of all clusters, by cluster and node."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as found:
         existing(found)
