@@ -7,17 +7,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from daemon.documents.connections import Connections
 from datapath.connection_list import Order
-from podlane.kubectl.agents import AgentPod
 from podlane.kubectl.cluster import Cluster
 from podlane.kubectl.errors import NotHeldError
 from podlane.kubectl.holder import HeldBy
+from podlane.kubectl.lasting import AGAIN, LastingSource
 from podlane.kubectl.reach import admin_port, all_agents, find
 from podlane.top.admin import AdminSource
-from podlane.top.readings import ClassReading, Reading, Source, SourceError
+from podlane.top.readings import AwayError, ClassReading, Reading, Source, SourceError
+from traffic_policy.errors import PodlaneError
 
 _LOCAL: Final = "127.0.0.1"
 _TOGETHER: Final = 8
@@ -27,6 +29,12 @@ _TOGETHER: Final = 8
 @contextmanager
 def source_of_pod(cluster: Cluster, name: str, namespace: str | None) -> Iterator[Source]:
     """The classes of one Pod. Raises :class:`ClusterError`."""
+    with LastingSource(partial(_pod, cluster, name, namespace)) as source:
+        yield source
+
+
+@contextmanager
+def _pod(cluster: Cluster, name: str, namespace: str | None) -> Iterator[Source]:
     found = find(cluster, name, namespace)
     by_agent = found.holder.who is HeldBy.AGENT
     with admin_port(cluster, found) as port:
@@ -60,26 +68,24 @@ def source_of_agents(
             "its name."
         )
     with ExitStack() as stack, ThreadPoolExecutor(_TOGETHER) as pool:
-        yield ClusterSource(_forward(cluster, list(agents.values()), stack), chosen, pool)
+        sources = [stack.enter_context(LastingSource(partial(_agent, cluster, name))) for name in agents]
+        yield ClusterSource(sources, chosen, pool)
 
 
-def _forward(cluster: Cluster, agents: Sequence[AgentPod], stack: ExitStack) -> list[AdminSource]:
-    return [
-        AdminSource(
-            _LOCAL,
-            stack.enter_context(cluster.forwarded(each.namespace, each.name, each.port)),
-            node=True,
-            label=f"{each.node} ({each.name})",
-        )
-        for each in agents
-    ]
+@contextmanager
+def _agent(cluster: Cluster, node: str) -> Iterator[Source]:
+    found = all_agents(cluster).get(node)
+    if found is None:
+        raise NotHeldError(f"There is no agent on {node}.")
+    with cluster.forwarded(found.namespace, found.name, found.port) as port:
+        yield AdminSource(_LOCAL, port, node=True, label=f"{node} ({found.name})")
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterSource:
     """Several agents as one source; one that does not answer is a note. ``namespace`` None: Pods of all."""
 
-    agents: Sequence[AdminSource]
+    agents: Sequence[Source]
     namespace: str | None
     pool: ThreadPoolExecutor
 
@@ -90,17 +96,15 @@ class ClusterSource:
         return self.agents[0].name if count == 1 else f"{count} agents"
 
     def read(self) -> Reading:
-        """Read all. Raises :class:`SourceError` if no agent answers."""
-        read, notes = list[Reading](), list[str]()
-        for answer in self.pool.map(_read, self.agents):
-            if isinstance(answer, Reading):
-                read.append(answer)
-            else:
-                notes.append(str(answer))
+        """Read all. Raises :class:`SourceError` if no agent answers; :class:`AwayError` if one may answer again."""
+        answers = list(self.pool.map(_read, self.agents))
+        read = [each for each in answers if isinstance(each, Reading)]
+        failures = [each for each in answers if not isinstance(each, Reading)]
         if not read:
-            raise SourceError(notes[0])
+            raise next((each for each in failures if isinstance(each, AwayError)), failures[0])
+        notes = [str(each) for each in failures]
         classes = [self._unique(each, found) for found in read for each in found.classes if self._shows(each.workload)]
-        notes += [note for found in read for note in found.notes if self._shows(note)]
+        notes += [note for found in read for note in found.notes if self._shows(note) or note.startswith(AGAIN)]
         title = "all namespaces" if self.namespace is None else self.namespace
         pods = len({each.workload for each in classes})
         details = (f"{pods} Pod{'' if pods == 1 else 's'} in lanes",)
@@ -117,8 +121,8 @@ class ClusterSource:
         raise SourceError("Connections are listed for one Pod. Name it: kubectl podlane top POD --connections")
 
 
-def _read(source: AdminSource) -> Reading | SourceError:
+def _read(source: Source) -> Reading | PodlaneError:
     try:
         return source.read()
-    except SourceError as error:
+    except PodlaneError as error:
         return error

@@ -18,7 +18,7 @@ from daemon.documents.node import NodeClasses
 from datapath.connection_list import Order
 from podlane.admin_client import NoAnswerError, ask, reachable
 from podlane.text_output import address_words
-from podlane.top.readings import ClassReading, Reading, SourceError, duration_words
+from podlane.top.readings import AwayError, ClassReading, Reading, SourceError, duration_words
 from tc_core.stats import ClassStats
 from traffic_policy.settings import ADMIN_ADDRESS, ADMIN_PORT, AGENT_PORT, variable
 from traffic_policy.units import Rate
@@ -107,7 +107,7 @@ class AdminSource:
             answer = ask(self.host, self.port, question)
         except NoAnswerError as error:
             if self.label:
-                raise SourceError(f"{self.name} does not answer any more: {error}. Start again.") from None
+                raise AwayError(f"{self.name} does not answer any more: {error}.") from None
             raise SourceError(
                 f"No {self._kind} is to be reached at {self.name}: {error}. Is one running here, with an admin port? "
                 "--admin HOST:PORT asks another, and --interface NAME does without."

@@ -155,10 +155,15 @@ def _print(
     out: Console, source: Source, view: View, interval: float, count: int | None, limit: int, *, as_json: bool
 ) -> None:
     from podlane.top.printing import frames, json_line, print_frame
+    from podlane.top.readings import AwayError
 
     try:
-        for number, frame in enumerate(islice(frames(source, interval), count)):
-            shown = source.connections(limit, view.order) if view.shows_connections else None
+        for number, frame in enumerate(islice(frames(source, interval, away=_say_away), count)):
+            try:
+                shown = source.connections(limit, view.order) if view.shows_connections else None
+            except AwayError as error:
+                _say_away(str(error))
+                continue
             if as_json:
                 click.echo(json_line(source, frame, shown, time.time()))
                 continue
@@ -168,6 +173,10 @@ def _print(
     except BrokenPipeError:
         # The reader has closed the pipe, as head(1) does. Buffered output must not fail at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say_away(reason: str) -> None:
+    click.echo(f"podlane: {reason} It is tried again.", err=True)
 
 
 def _admin(admin: str | None, workload: str | None, node: bool) -> Source:

@@ -15,7 +15,7 @@ from podlane.top.columns import MINUTE, arranged, fitting
 from podlane.top.connections import count_words, in_class
 from podlane.top.connections import document as connection_document
 from podlane.top.rates import Frame, RateRow, RateTracker, pause_after_look
-from podlane.top.readings import ClassReading, Source
+from podlane.top.readings import AwayError, ClassReading, Source
 from podlane.top.render import class_table, connection_table, title
 from podlane.top.view import View
 from traffic_policy.units import Rate
@@ -33,17 +33,33 @@ def frames(
     *,
     clock: Callable[[], float] = time.monotonic,
     pause: Callable[[float], None] = time.sleep,
+    away: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Frame]:
-    """A frame after each interval, endlessly; the first one after the first interval. Raises the source's errors."""
+    """A frame after each interval, endlessly; the first one after the first interval.
+
+    There is none while the source is away, and ``away`` is told why, once; the next one comes an interval after its
+    return. Raises the source's other errors.
+    """
     watch = RateTracker(interval)
     watch.add(source.read())
     due = clock() + interval
     took = 0.0
+    is_away = False
     while True:
-        while (left := due - clock()) > 0:
-            pause(min(left, pause_after_look(took, interval)))
+        while (left := due - clock()) > 0 or is_away:
+            usual = pause_after_look(took, interval)
+            pause(usual if is_away else min(left, usual))
             began = clock()
-            watch.add(source.read())
+            try:
+                watch.add(source.read())
+            except AwayError as error:
+                if not is_away:
+                    away(str(error))
+                is_away = True
+            else:
+                if is_away:
+                    due = clock() + interval
+                is_away = False
             took = clock() - began
         yield watch.frame()
         due = max(due + interval, clock())

@@ -17,6 +17,10 @@ class SourceError(PodlaneError):
     """The classes cannot be read (any more); the message has reason and remedy."""
 
 
+class AwayError(SourceError):
+    """The classes cannot be read now; a later call may find them again."""
+
+
 @dataclass(frozen=True, slots=True)
 class ClassReading:
     """A class at one moment. ``key`` is the same in all readings.

@@ -236,3 +236,10 @@ def test_cleanup_is_done_with_what_the_agent_has_and_the_pod_is_ready_after_it()
         assert cleanup.get(key) == agent.get(key)
     assert [each["name"] for each in cleanup["containers"]] == ["done"]
     assert [m["kind"] for m in render(CLEANUP)].count("DaemonSet") == 1
+
+
+def test_a_start_is_no_warning() -> None:
+    """It takes a second until it listens, or some on a busy node: kubelets tell each probe that fails meanwhile."""
+    (container,) = pod_of(render(ALONE))["containers"]
+    for probe in ("livenessProbe", "readinessProbe"):
+        assert container[probe]["initialDelaySeconds"] >= 3

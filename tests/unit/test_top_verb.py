@@ -25,7 +25,7 @@ from podlane.tc import kernel_access
 from podlane.top.admin import AdminSource, reading_of, reading_of_node
 from podlane.top.interface import InterfaceSource
 from podlane.top.printing import frames
-from podlane.top.readings import Reading, Source, SourceError
+from podlane.top.readings import AwayError, Reading, Source, SourceError
 from sidecar.observability.counters import ConnectionCounters
 from tc_core.apply.execute import apply
 from tc_core.compile.mark_tree import compile_policy, leaf_handle
@@ -315,9 +315,12 @@ class Counting:
     def __init__(self) -> None:
         self.now = 100.0
         self.reads: list[float] = []
+        self.away_from = self.away_until = 0.0
 
     def read(self) -> Reading:
         self.reads.append(self.now)
+        if self.away_from <= self.now < self.away_until:
+            raise AwayError(f"Away at {self.now}.")
         return Reading(self.now, "eth0", None, ())
 
     def connections(self, limit: int, order: Order) -> ConnectionPage:
@@ -337,3 +340,24 @@ def test_looks_between_frames(interval: float, looks: int) -> None:
     assert first.seconds == pytest.approx(interval)
     assert next(stream).seconds == pytest.approx(interval)
     assert source.now == pytest.approx(100 + 2 * interval)
+
+
+def test_while_a_source_is_away_there_are_no_frames_and_that_is_said_once() -> None:
+    source, told = Counting(), list[str]()
+    source.away_from, source.away_until = 100.5, 107.0
+    stream = frames(source, 1.0, clock=lambda: source.now, pause=source.pause, away=told.append)
+    back = next(stream)
+    assert back.reading.at >= 108.0
+    assert back.seconds == pytest.approx(1.0), "an interval after its return, not the whole time"
+    assert told == ["Away at 100.5."]
+    assert next(stream).seconds == pytest.approx(1.0)
+    source.away_from, source.away_until = source.now, source.now + 2
+    next(stream)
+    assert len(told) == 2
+
+
+def test_who_is_away_from_the_beginning_is_an_error() -> None:
+    source = Counting()
+    source.away_until = 200.0
+    with pytest.raises(AwayError):
+        next(frames(source, 1.0, clock=lambda: source.now, pause=source.pause))
