@@ -83,11 +83,13 @@ class DataPlane:
         self._quic = QuicReader(servers.quic)
         self._rules: RulesetWriter | ProgramWriter
         if settings.capture.datapath is Datapath.EBPF:
-            self._rules = ProgramWriter(shaping, self._remove_rules_of_others, self._callbacks.fallback)
+            self._rules = ProgramWriter(
+                shaping, self._remove_rules_of_others, self._callbacks.fallback, servers.reader.maps
+            )
         else:
             self._rules = RulesetWriter(installer, shaping, self._quic, self._callbacks.fallback)
         self._server: Server | None = None
-        self._reading = ReaderLife(servers.beginnings)
+        self._reading = ReaderLife(servers.reader, servers.beginnings)
         self._nursery: trio.Nursery | None = None
         self._applied = False
         self._ruled = False  # whether rules of ours may be there

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import trio
 
 from datapath.connection_list import ConnectionPage, Order
 from datapath.download_limits import ReceiveLimits
-from datapath.ebpf.reader import BeginningsReader
+from datapath.ebpf.reader import LaneReader, SharedReader
+from datapath.ebpf.shared_maps import LaneMaps
 from datapath.netfilter.capture_settings import CaptureSettings
 from datapath.routing.cached import Routing
 from datapath.ruleset_writer import Fallback
@@ -51,13 +52,14 @@ class ServerFactory:
     """Constructors of servers, each called with a routing. No server runs before it is needed.
 
     ``captured`` makes the server of connections classified by content, ``quic`` the QUIC classifier next to a relay,
-    ``beginnings`` the reader of what programs in the kernel could not read, from the descriptors of their maps; without
-    it that goes by port.
+    ``beginnings`` what answers programs in the kernel about what they could not read, from their maps; without it that
+    goes by port. ``reader`` is what it is served by, one for all data planes of a process.
     """
 
     captured: Callable[[Routing], Server]
     quic: Callable[[Routing], StepAside]
-    beginnings: Callable[[Mapping[str, int], Routing], BeginningsReader] | None = None
+    beginnings: Callable[[LaneMaps, Routing], LaneReader] | None = None
+    reader: SharedReader = field(default_factory=SharedReader)
 
 
 @dataclass(frozen=True, slots=True)

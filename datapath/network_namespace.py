@@ -78,7 +78,7 @@ class NetworkNamespace:
     @contextmanager
     def entered(self) -> Iterator[None]:
         """The calling thread is in it during the block. Raises :class:`NetworkNamespaceError`."""
-        here = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
+        before = os.open(_HERE, os.O_RDONLY | os.O_CLOEXEC)
         try:
             try:
                 setns(self._descriptor, CLONE_NEWNET)
@@ -87,9 +87,9 @@ class NetworkNamespace:
             try:
                 yield
             finally:
-                setns(here, CLONE_NEWNET)
+                setns(before, CLONE_NEWNET)
         finally:
-            os.close(here)
+            os.close(before)
 
 
 def identity_at(path: Path) -> Identity | None:
@@ -100,10 +100,15 @@ def identity_at(path: Path) -> Identity | None:
         return None
 
 
+def here() -> Identity:
+    """The identity of the calling thread's network namespace."""
+    return _identity(os.stat(_HERE))
+
+
 def is_namespace(path: Path) -> bool:
     """Whether it is a namespace: its name is there a moment before it, and a moment after (ip-netns(8))."""
-    found, here = identity_at(path), identity_at(Path(_HERE))
-    return found is not None and here is not None and found[0] == here[0]
+    found = identity_at(path)
+    return found is not None and found[0] == here()[0]
 
 
 def _identity(status: os.stat_result) -> Identity:

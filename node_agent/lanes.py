@@ -23,7 +23,7 @@ from datapath.data_plane import DataPlane
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.data_plane_types import Callbacks, ServerFactory
 from datapath.ebpf.libbpf import BpfError
-from datapath.ebpf.reader import BeginningsReader
+from datapath.ebpf.reader import LaneReader, SharedReader
 from datapath.instance_lock import hold_instance_lock
 from datapath.kernel_thread import KernelThread
 from datapath.mesh.join import resolve
@@ -58,8 +58,6 @@ _LONGEST_PAUSE_S: Final = 30.0
 """Seconds before what has failed is tried again."""
 _GOES_S: Final = 10.0
 """Seconds that an interface may be missing: the network of a Pod that ends goes before its namespace does."""
-_TIDY_EVERY: Final = Duration.from_seconds(10)
-"""Between two looks at what the programs of one of hundreds of workloads have counted."""
 
 log = Logger()
 
@@ -82,14 +80,16 @@ class NodeContext:
     """What all workloads of a node share.
 
     ``features`` are those of its kernel, ``backends`` chooses how rules are written, ``classifier`` is the thread that
-    reads first packets, ``datapath`` says when programs do, ``together`` limits the blocking calls at once, ``sweeper``
-    looks after what is in force. ``told`` is called with each new state of a workload and its reason, and with each
-    change that is in force, but not with what is adopted. ``moved``: lanes came into force, or another state did.
+    reads first packets, ``reader`` reads what programs could not read, ``datapath`` says when programs do. ``together``
+    limits the blocking calls at once, ``sweeper`` looks after what is in force. ``told`` is called with each new state
+    of a workload and its reason, and with each change that is in force, but not with what is adopted. ``moved``: lanes
+    came into force, or another state did.
     """
 
     features: Features
     backends: BackendChooser
     classifier: ClassifierThread
+    reader: SharedReader
     sweeper: Sweeper
     together: trio.CapacityLimiter
     state: StateFolder
@@ -262,12 +262,8 @@ class WorkloadLanes:
         servers = ServerFactory(
             captured=partial(self._classifier, thread, lanes),
             quic=_no_relay,
-            beginnings=partial(
-                BeginningsReader,
-                observer=self.counters,
-                detection_timeout=lanes.detection_timeout,
-                tidy_every=_TIDY_EVERY,
-            ),
+            beginnings=partial(LaneReader, observer=self.counters, detection_timeout=lanes.detection_timeout),
+            reader=self._node.reader,
         )
         self.plane = DataPlane(
             lanes.policy, self._settings(lanes), shaping, installer, servers, Callbacks(ids=keep), thread=thread

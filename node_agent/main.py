@@ -20,6 +20,8 @@ from daemon.kubernetes.api import ApiServer
 from daemon.kubernetes.events import EventWriter
 from daemon.log import Logger
 from datapath.ebpf import features as ebpf
+from datapath.ebpf.reader import SharedReader
+from datapath.ebpf.shared_maps import SharedMaps
 from datapath.netfilter.backend import has_net_admin
 from datapath.netfilter.select import BackendChooser
 from datapath.sock_diag import holder_of
@@ -43,10 +45,13 @@ from node_agent.workload import NodeWorkload
 from tc_core.probe import features
 from traffic_policy.errors import ConfigError, PodlaneError
 from traffic_policy.settings import AgentDatapath
+from traffic_policy.units import Duration
 
 _PROGRAM: Final = "podlane-agent"
 _TOGETHER: Final = 4
 """Blocking calls at once: programs that write rules take a few milliseconds of CPU each."""
+_TIDY_EVERY: Final = Duration.from_seconds(5)
+"""Between two looks at what the programs of hundreds of workloads have counted."""
 
 log = Logger()
 
@@ -69,6 +74,7 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
             await trio.to_thread.run_sync(features.probe),
             await trio.to_thread.run_sync(BackendChooser),
             stack.enter_context(ClassifierThread()),
+            SharedReader(SharedMaps(many=True), tidy_every=_TIDY_EVERY),
             Sweeper(),
             trio.CapacityLimiter(_TOGETHER),
             StateFolder(settings.state),
@@ -79,6 +85,7 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_end_at_signal, signals, nursery.cancel_scope)
                 nursery.start_soon(node.sweeper.run)
+                await nursery.start(node.reader.run)
                 agent = Agent(node, nursery)
                 fleet = None if settings.fleet is None else await join_fleet(settings.fleet, agent, node)
                 known = fleet is not None

@@ -27,7 +27,7 @@ MAX_HELD: Final = 16 << 20
 _SHARE: Final = 4
 """An origin may have this part of both."""
 
-_HEADER: Final = struct.Struct("=QQII16s16s4sHBB")
+_HEADER: Final = struct.Struct("=QQII16s16s4sHBxI4x")
 """struct beginning (``programs/scratch.h``); the data follows."""
 _KEY: Final = struct.Struct("=QI")
 _V4_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
@@ -38,7 +38,8 @@ _CONTRADICTED: Final = Detection(WireProtocol.OPAQUE, Reason.CONTRADICTED)
 class Beginning(NamedTuple):
     """A copy of data that a connection's client has sent.
 
-    ``cookie``: the connection's number. ``flow``: addresses and ports in network byte order.
+    ``cookie``: the connection's number. ``flow``: addresses and ports in network byte order. ``lane``: whose programs
+    have shown it.
     """
 
     cookie: int
@@ -48,16 +49,19 @@ class Beginning(NamedTuple):
     flow: bytes
     data: bytes
     bound: Bound = Bound.OUTBOUND
+    lane: int = 0
 
     @classmethod
     def read(cls, record: bytes) -> Beginning:
         """From a record of the ring buffer."""
-        cookie, origin, first_byte, sequence, source, destination, ports, size, inbound, _ = _HEADER.unpack_from(record)
+        cookie, origin, first_byte, sequence, source, destination, ports, size, inbound, lane = _HEADER.unpack_from(
+            record
+        )
         if source.startswith(_V4_MAPPED) and destination.startswith(_V4_MAPPED):
             source, destination = source[12:], destination[12:]
         data = record[_HEADER.size : _HEADER.size + size]
         bound = Bound.INBOUND if inbound else Bound.OUTBOUND
-        return cls(cookie, origin, first_byte, sequence, source + destination + ports, data, bound)
+        return cls(cookie, origin, first_byte, sequence, source + destination + ports, data, bound, lane)
 
 
 class SocketVerdict(NamedTuple):

@@ -65,6 +65,15 @@ class ClsactHook:
         """Whether our program is there. Raises :class:`BpfError`."""
         return self._find() is not None
 
+    def program(self) -> int | None:
+        """The id of our program there. Raises :class:`BpfError`."""
+        found = self._find()
+        return None if found is None else found.program
+
+    def holds(self, program: int) -> bool:
+        """Whether the program with this id is there. Raises :class:`BpfError`."""
+        return self.program() == program
+
     def generation(self) -> int | None:
         """The generation with which it was attached. Raises :class:`BpfError`."""
         found = self._find()

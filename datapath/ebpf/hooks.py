@@ -19,7 +19,16 @@ from enum import IntEnum
 from typing import Final, Protocol
 
 from datapath.ebpf.clsact import ClsactHook
-from datapath.ebpf.libbpf import BpfError, Map, call, map_of_program, may_look_up, program_by_id, program_name
+from datapath.ebpf.libbpf import (
+    BpfError,
+    Map,
+    call,
+    map_of_program,
+    may_look_up,
+    program_by_id,
+    program_id,
+    program_name,
+)
 from datapath.ebpf.policy_maps import SETTINGS_BYTES
 from datapath.ebpf.program import SETTINGS
 from tc_core.qdiscs.hooks import EGRESS_HOOK, INGRESS_HOOK
@@ -58,6 +67,12 @@ class ProgramHook(Protocol):
     def attached(self) -> bool:
         """Whether a program of ours is there. Raises :class:`BpfError`."""
 
+    def program(self) -> int | None:
+        """The id of our program there. With tcx it takes SYS_ADMIN. Raises :class:`BpfError`."""
+
+    def holds(self, program: int) -> bool:
+        """Whether the program with this id is there: for tcx a single call. Raises :class:`BpfError`."""
+
     def generation(self) -> int | None:
         """The number of the policy in force there (``struct settings``); None: not ours. Raises :class:`BpfError`."""
 
@@ -91,10 +106,19 @@ class TcxHook:
                 os.close(before)
 
     def attached(self) -> bool:
+        return self.program() is not None
+
+    def program(self) -> int | None:
         found = self.ours()
-        if found is not None:
+        if found is None:
+            return None
+        try:
+            return program_id(found)
+        finally:
             os.close(found)
-        return found is not None
+
+    def holds(self, program: int) -> bool:
+        return program in self._ids()
 
     def generation(self) -> int | None:
         settings = map_at(self, SETTINGS)
@@ -107,16 +131,20 @@ class TcxHook:
         return None if value is None else int.from_bytes(value[:4], sys.byteorder)
 
     def ours(self) -> int | None:
-        ids = (_u32 * _MOST)()
-        count = _u32(_MOST)
-        what = "the programs of the interface could not be listed"
-        call(what, "bpf_prog_query", self._ifindex, self._point, _u32(0), None, ids, ctypes.byref(count))
-        for number in ids[: count.value]:
+        for number in self._ids():
             found = program_by_id(number)
             if program_name(found) == self._name:
                 return found
             os.close(found)
         return None
+
+    def _ids(self) -> list[int]:
+        """Of all programs there."""
+        ids = (_u32 * _MOST)()
+        count = _u32(_MOST)
+        what = "the programs of the interface could not be listed"
+        call(what, "bpf_prog_query", self._ifindex, self._point, _u32(0), None, ids, ctypes.byref(count))
+        return ids[: count.value]
 
     def detach(self) -> None:
         program = self.ours()

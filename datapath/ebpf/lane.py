@@ -2,9 +2,9 @@
 
 They live on at the interface when this process ends, and so do the verdicts, which are kept with the sockets. A new
 policy is a new object with maps of its own, attached in the place of the old one; of the maps only those are taken
-over that are not about the policy (:data:`~datapath.ebpf.program.LASTING`), as they are by the next process with
-SYS_ADMIN. One without goes on with programs that mean what it wants; when it puts others there, connections that are
-open go by port. No packet goes without a program meanwhile.
+over that are not about the policy (:data:`~datapath.ebpf.program.LASTING`, and those that programs of several
+interfaces share), as they are by the next process with SYS_ADMIN. One without goes on with programs that mean what it
+wants; when it puts others there, connections that are open go by port. No packet goes without a program meanwhile.
 
 All calls block, and are about the network namespace of the calling thread.
 """
@@ -18,7 +18,6 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Mapping
 from functools import cache
 from typing import Final
 
@@ -26,7 +25,9 @@ from daemon.log import Logger
 from datapath.ebpf.hooks import Point, ProgramHook, hook_at
 from datapath.ebpf.libbpf import BpfError, BpfObject, LibbpfMissingError, map_of_program, may_look_up
 from datapath.ebpf.policy_maps import ETHERNET, NOTHING_EXCLUDED, Exclusions, HashKeys, PolicyMaps, compile_table
-from datapath.ebpf.program import EGRESS, INGRESS, LASTING, OBJECT, ObjectMissingError, load
+from datapath.ebpf.program import EGRESS, INGRESS, LASTING, OBJECT, SHARED, ObjectMissingError
+from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
+from datapath.network_namespace import here
 from datapath.routing.table import RoutingTable
 from tc_core.errors import InterfaceNotFoundError
 from tc_core.kernel import interface_not_found
@@ -36,6 +37,7 @@ from traffic_policy.policy import Bound
 log = Logger()
 
 _SIOCGIFHWADDR: Final = 0x8927
+_NAMES: Final = {Point.EGRESS: EGRESS, Point.INGRESS: INGRESS}
 _WITH_ETHERNET_HEADERS: Final = (1, 772)
 """ARPHRD_ETHER and ARPHRD_LOOPBACK (linux/if_arp.h)"""
 
@@ -43,18 +45,24 @@ _WITH_ETHERNET_HEADERS: Final = (1, 772)
 class Lane:
     """The programs of one interface."""
 
-    def __init__(self, interface: str) -> None:
+    def __init__(self, interface: str, shared: SharedMaps | None = None) -> None:
+        """``shared``: maps that it has in common with others; without them it has its own."""
         self._interface = interface
-        self._lasting: dict[str, int] = {}
+        self._shared = shared or SharedMaps()
+        self._number = 0
+        self._maps: dict[str, int] = {}
+        """Descriptors that are this object's to close."""
         self._listens = False  # whether what clients send may decide
+        self._there: dict[Point, tuple[int, ProgramHook, int]] = {}
+        """The interface's index, the hook, and the id of the program that was left there."""
 
     @property
-    def lasting(self) -> Mapping[str, int]:
-        """Descriptors of the maps that outlive a policy, by name; theirs who :meth:`put` the programs there.
+    def lasting(self) -> LaneMaps | None:
+        """The maps that outlive a policy.
 
-        Empty while programs of an earlier process are in force whose maps this one may not open.
+        None while programs of an earlier process are in force whose maps this one may not open.
         """
-        return self._lasting
+        return LaneMaps(self._number, {**self._shared.fds, **self._maps}) if self._maps else None
 
     def put(
         self,
@@ -73,11 +81,15 @@ class Lane:
         """
         hook, link_header = self._hook(), self._link_header()
         self._listens = table.captures(Bound.INBOUND)
+        # While it is there no other namespace has the number, nor another one when the next process asks.
+        self._number = here()[1] & 0xFFFFFFFF
         generation = 1 + secrets.randbelow(2**32 - 1)
         if meaning is not None:
-            generation = _generation(meaning, link_header)
+            generation = _generation(f"{link_header} {self._shared.sizes} {meaning}")
             if self._in_force(generation):
                 self._adopt(hook)
+                self._maps = self._shared.offer(self._maps)
+                self._remember()
                 return True
         maps = compile_table(
             table,
@@ -85,6 +97,7 @@ class Lane:
             HashKeys.draw(),
             generation=generation,
             link_header=link_header,
+            lane=self._number,
             exclude=exclude,
         )
         adopted = hook.attached()
@@ -97,17 +110,34 @@ class Lane:
             else:
                 self._hook(Point.INGRESS).detach()
             for name in LASTING:
-                if name not in self._lasting:
-                    self._lasting[name] = os.dup(loaded.map(name).fd)
+                if name not in self._maps:
+                    self._maps[name] = os.dup(loaded.map(name).fd)
+        for name in SHARED:
+            if name in self._maps:
+                os.close(self._maps.pop(name))
+        self._remember()
         return adopted
 
     def _in_force(self, generation: int) -> bool:
-        points = tuple(Point) if self._listens else (Point.EGRESS,)
-        return all(self._hook(point).generation() == generation for point in points)
+        return all(self._hook(point).generation() == generation for point in self._points)
+
+    @property
+    def _points(self) -> tuple[Point, ...]:
+        """The hooks at which programs are wanted."""
+        return (Point.EGRESS, Point.INGRESS) if self._listens else (Point.EGRESS,)
+
+    def _remember(self) -> None:
+        """Which programs are there, so that to miss them takes little."""
+        self._there = {}
+        for point in self._points:
+            hook = self._hook(point)
+            program = hook.program()
+            if program is not None:
+                self._there[point] = self._index(), hook, program
 
     def _adopt(self, hook: ProgramHook) -> None:
         """Go on with the maps of an earlier process, if they can be had."""
-        if self._lasting:
+        if self._maps:
             return
         if not may_look_up():
             log.info("to go on with the maps of another process takes SYS_ADMIN")
@@ -116,33 +146,37 @@ class Lane:
         if program is None:
             return
         try:
-            found = {name: map_of_program(program, name) for name in LASTING}
+            found = {name: map_of_program(program, name) for name in (*LASTING, *SHARED)}
         finally:
             os.close(program)
-        self._lasting = {name: fd for name, fd in found.items() if fd is not None}
+        self._maps = {name: fd for name, fd in found.items() if fd is not None}
 
     def _load(self, maps: PolicyMaps) -> BpfObject:
         """With the maps that outlive a policy; new ones if another build has left some that cannot be used."""
         try:
-            return load(maps, self._lasting, listens=self._listens)
+            return self._shared.load(maps, self._maps, listens=self._listens)
         except BpfError as error:
-            if not self._lasting:
+            if not self._maps:
                 raise
-            loaded = load(maps, listens=self._listens)  # if that fails too, the maps are not the reason
+            loaded = self._shared.load(
+                maps, {}, listens=self._listens
+            )  # if that fails too, the maps are not the reason
             log.warning("connections that are open go by port from now on", reason=str(error).splitlines()[0])
             self.close()
             return loaded
 
     def close(self) -> None:
         """Let go of the maps; what is attached stays."""
-        while self._lasting:
-            os.close(self._lasting.popitem()[1])
+        while self._maps:
+            os.close(self._maps.popitem()[1])
 
     def missing(self) -> list[str]:
         """What is not there any more. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
-        wanted = ((EGRESS, Point.EGRESS), (INGRESS, Point.INGRESS))[: 1 + self._listens]
+        index = self._index()
         return [
-            f"the program {name} at {self._interface}" for name, point in wanted if not self._hook(point).attached()
+            f"the program {_NAMES[point]} at {self._interface}"
+            for point in self._points
+            if (there := self._there.get(point)) is None or there[0] != index or not there[1].holds(there[2])
         ]
 
     def remove(self) -> None:
@@ -159,16 +193,18 @@ class Lane:
         return ETHERNET if struct.unpack_from("=H", answer, 16)[0] in _WITH_ETHERNET_HEADERS else 0
 
     def _hook(self, point: Point = Point.EGRESS) -> ProgramHook:
+        return hook_at(self._index(), _NAMES[point], point)
+
+    def _index(self) -> int:
         try:
-            index = socket.if_nametoindex(self._interface)
+            return socket.if_nametoindex(self._interface)
         except OSError:
             raise interface_not_found(self._interface, (name for _, name in socket.if_nameindex())) from None
-        return hook_at(index, EGRESS if point is Point.EGRESS else INGRESS, point)
 
 
-def _generation(meaning: str, link_header: int) -> int:
+def _generation(meaning: str) -> int:
     """The number of what is in force: the same for the same programs and meaning."""
-    whole = hashlib.sha256(f"{_programs_digest()} {link_header} {meaning}".encode()).digest()
+    whole = hashlib.sha256(f"{_programs_digest()} {meaning}".encode()).digest()
     return int.from_bytes(whole[:4], "little") or 1
 
 

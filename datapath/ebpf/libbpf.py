@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
+import struct
 import threading
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -163,17 +165,29 @@ class Map:
             raise
         return value.raw
 
-    def per_processor(self, entries: int) -> list[int]:
-        """The entries of a per-CPU array of 64-bit numbers, each summed up. Raises :class:`BpfError`."""
-        processors = call("the processors could not be counted", "libbpf_num_possible_cpus")
-        values = (ctypes.c_uint64 * (entries * processors))()
-        keys = (_u32 * entries)()
-        count, at = _u32(entries), _u32()
-        what = "an array could not be read"
-        call(
-            what, "bpf_map_lookup_batch", self.fd, None, ctypes.byref(at), keys, values, ctypes.byref(count), None
-        )  # fmt: skip
-        return [sum(values[start : start + processors]) for start in range(0, entries * processors, processors)]
+
+class NumberArray:
+    """An array of 64-bit numbers (BPF_F_MMAPABLE) in this process's memory: to read it takes no call."""
+
+    def __init__(self, fd: int, entries: int) -> None:
+        """``fd``: the map, which stays the caller's. Raises :class:`BpfError`."""
+        self._entries = entries
+        try:
+            self._memory = mmap.mmap(fd, entries * 8, mmap.MAP_SHARED, mmap.PROT_READ)
+        except OSError as error:
+            raise BpfError("an array could not be read", error.errno or errno.EIO) from None
+
+    def raw(self) -> bytes:
+        """All of it, to be compared."""
+        return self._memory[:]
+
+    def read(self) -> list[int]:
+        """The numbers."""
+        return list(struct.unpack(f"={self._entries}Q", self.raw()))
+
+    def close(self) -> None:
+        """Let go of it; the map stays."""
+        self._memory.close()
 
 
 _SAMPLE: Final = ctypes.CFUNCTYPE(_int, _pointer, _pointer, _size)

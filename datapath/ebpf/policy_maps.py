@@ -29,7 +29,7 @@ ETHERNET: Final = 14
 MOST_MATCHES: Final = 1024
 """Bits of a vector."""
 _VECTOR: Final = struct.Struct("=16Q")
-_SETTINGS: Final = struct.Struct("=IIII4Q")
+_SETTINGS: Final = struct.Struct("=IIIII4x4Q16x")
 SETTINGS_BYTES: Final = _SETTINGS.size
 """Of ``struct settings``."""
 _WORD: Final = (1 << 64) - 1
@@ -118,11 +118,13 @@ def compile_table(
     *,
     generation: int = 1,
     link_header: int = ETHERNET,
+    lane: int = 0,
     exclude: Exclusions = NOTHING_EXCLUDED,
 ) -> PolicyMaps:
     """The maps for connections in both directions, inbound ones of TCP alone.
 
-    ``link_header`` is the size of the interface's link-layer header. Raises :class:`ConfigError` if there are too many
+    ``link_header`` is the size of the interface's link-layer header, ``lane`` the number that says in the ring of
+    whom a record is. Raises :class:`ConfigError` if there are too many
     matches.
     """
     matchers = table.entries
@@ -155,15 +157,15 @@ def compile_table(
         "matches": {
             _number(i): struct.pack("=BB", ids[name], m.match.needs_content) for i, (name, m) in enumerate(matchers)
         },
-        "settings": {_number(0): _settings(generation, keys, link_header, ids)},
+        "settings": {_number(0): _settings(generation, keys, link_header, lane, ids)},
     }
     return PolicyMaps({**compiled, "vectors": vectors.entries})
 
 
-def _settings(generation: int, keys: HashKeys, link_header: int, ids: ClassIds) -> bytes:
+def _settings(generation: int, keys: HashKeys, link_header: int, lane: int, ids: ClassIds) -> bytes:
     known = sum(1 << class_id for class_id in ids.values())
     words = (known >> shift & _WORD for shift in range(0, 256, 64))
-    return _SETTINGS.pack(generation, keys.first, keys.second, link_header, *words)
+    return _SETTINGS.pack(generation, keys.first, keys.second, link_header, lane, *words)
 
 
 @dataclass(slots=True)

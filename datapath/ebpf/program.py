@@ -23,8 +23,13 @@ VERDICTS: Final = "verdicts"
 """The map with the answers to that."""
 DECISIONS: Final = "decisions"
 """The array that counts connections."""
-LASTING: Final = (FLOWS, BEGINNINGS, VERDICTS, DECISIONS)
-"""The maps that outlive a policy, and a process."""
+SOURCES: Final = "sources_shown"
+"""The map with what each source has in the ring."""
+_SCRATCHES: Final = "scratches"
+LASTING: Final = (FLOWS, DECISIONS)
+"""The maps of an interface that outlive a policy, and a process."""
+SHARED: Final = (BEGINNINGS, VERDICTS, SOURCES, _SCRATCHES)
+"""The maps that programs of several interfaces have in common (:mod:`datapath.ebpf.shared_maps`). They last as well."""
 SETTINGS: Final = "settings"
 """The map with ``struct settings``, of which the number of the policy is the first word."""
 
@@ -40,10 +45,16 @@ class ObjectMissingError(PodlaneError):
 
 
 def load(
-    maps: PolicyMaps, reuse: Mapping[str, int] | None = None, *, listens: bool = True, judge: bool = False
+    maps: PolicyMaps,
+    reuse: Mapping[str, int] | None = None,
+    *,
+    sizes: Mapping[str, int] | None = None,
+    listens: bool = True,
+    judge: bool = False,
 ) -> BpfObject:
-    """Load the programs and fill their maps. ``reuse``: descriptors of maps to go on with, by name. ``listens``: also
-    that for what clients open; ``judge``: also that for tests. The kernel takes long to check each of them.
+    """Load the programs and fill their maps. ``reuse``: descriptors of maps to go on with, by name. ``sizes``: of maps
+    that no policy fills. ``listens``: also the program for what clients open; ``judge``: also that for tests. The
+    kernel takes long to check each of them.
 
     The caller closes the object. Raises :class:`ObjectMissingError`, :class:`BpfError`.
     """
@@ -51,7 +62,8 @@ def load(
         raise ObjectMissingError
     loaded = BpfObject(OBJECT)
     try:
-        loaded.load(maps.sizes, reuse, [name for name, wanted in ((INGRESS, listens), (JUDGE, judge)) if not wanted])
+        unwanted = [name for name, wanted in ((INGRESS, listens), (JUDGE, judge)) if not wanted]
+        loaded.load({**maps.sizes, **(sizes or {})}, reuse, unwanted)
         for name, entries in maps.entries.items():
             loaded.map(name).fill(entries.items())
     except BpfError:

@@ -1,12 +1,16 @@
-"""Answers the programs about what they could not read, and counts what they decided: a task in the event loop.
+"""Answers the programs about what they could not read, and counts what they decided: tasks in the event loop.
 
-Nothing depends on it: while it does not run, connections whose first packet cannot be read go by port. It works through
-a bounded number of beginnings at a time, so that other tasks have their turn.
+One reader serves the programs of all interfaces that a process looks after: they share a ring buffer. Nothing depends
+on it: while it does not run, connections whose first packet cannot be read go by port. It works through a bounded
+number of beginnings at a time, so that other tasks have their turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
 from typing import Final, Protocol
@@ -15,8 +19,9 @@ import trio
 
 from daemon.log import Logger
 from datapath.ebpf.beginnings import Beginning, Beginnings, SocketVerdict
-from datapath.ebpf.libbpf import Map, RingBuffer
+from datapath.ebpf.libbpf import Map, NumberArray, RingBuffer, map_id
 from datapath.ebpf.program import BEGINNINGS, DECISIONS, VERDICTS
+from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
 from datapath.protocols.detect import Detection, Reason
 from datapath.protocols.detect import Protocol as WireProtocol
 from datapath.routing.cached import Routing
@@ -29,6 +34,8 @@ _AT_ONCE: Final = 64
 """Records that are read before other tasks have their turn."""
 TIDY_EVERY: Final = Duration.from_seconds(1)
 """Between two looks at counters and at silent connections."""
+_MOST_EARLY: Final = 512
+"""Records that wait for a lane to be adopted, of all lanes together."""
 _CLASS_IDS: Final = 256
 _KINDS: Final = (
     Detection(WireProtocol.TLS, Reason.FOUND),
@@ -37,6 +44,7 @@ _KINDS: Final = (
     Detection(WireProtocol.OPAQUE, Reason.MISSED),
 )
 """``WAS_*`` of ``programs/lane.bpf.c``."""
+_NUMBERS: Final = _CLASS_IDS * len(_KINDS)
 
 
 class ProgramObserver(FlowObserver, Protocol):
@@ -46,109 +54,187 @@ class ProgramObserver(FlowObserver, Protocol):
         """So many connections more were given this class; ``detection`` is without names."""
 
 
-class BeginningsReader:
-    """Reads the ring buffer of one interface's programs until drained or cancelled."""
+class LaneReader:
+    """What a :class:`SharedReader` does for the programs of one interface. Not thread-safe."""
 
     def __init__(
-        self,
-        maps: Mapping[str, int],
-        routing: Routing,
-        observer: ProgramObserver,
-        *,
-        detection_timeout: Duration,
-        tidy_every: Duration = TIDY_EVERY,
+        self, maps: LaneMaps, routing: Routing, observer: ProgramObserver, *, detection_timeout: Duration
     ) -> None:
-        """``maps``: descriptors, by name, that stay open while this runs (:attr:`datapath.ebpf.lane.Lane.lasting`)."""
+        """``maps``: their descriptors stay open until :meth:`close`. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
+        self.maps = maps
         self._beginnings = Beginnings(routing, observer, detection_timeout=detection_timeout.seconds)
         self._observer = observer
-        self._tidy_every = tidy_every.seconds
-        self._maps = {name: Map(fd) for name, fd in maps.items()}
-        self._life = trio.CancelScope()
-        self._counted = self._decisions()
-
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Serve. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
-        ring = RingBuffer(self._maps[BEGINNINGS].fd)
-        try:
-            with self._life:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._tidy)
-                    task_status.started()
-                    while True:
-                        await trio.lowlevel.wait_readable(ring.fileno())
-                        self._answer(ring.read(_AT_ONCE))
-        finally:
-            ring.close()
+        self._verdicts = Map(maps.fds[VERDICTS])
+        self._decisions = NumberArray(maps.fds[DECISIONS], _NUMBERS)
+        self._counted = self._decisions.raw()
 
     def follow(self, routing: Routing) -> None:
         """Put a routing in force for what is decided from now on."""
-        self._count()
+        self.count()
         self._beginnings.routing = routing
 
-    def stop(self) -> None:
-        """End :meth:`run`."""
-        self._life.cancel()
+    def take(self, beginning: Beginning) -> None:
+        """Answer if this suffices. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
+        self._answer(self._beginnings.take(beginning, monotonic()))
 
-    def _answer(self, records: Iterable[bytes]) -> None:
-        for record in records:
-            try:
-                self._write(partial(self._beginnings.take, Beginning.read(record)))
-            except Exception:  # one connection's fault must not end all others; it goes by port
-                log.exception("a mistake in judging a beginning")
+    def tidy(self) -> None:
+        """Give up connections that have gone silent, and count. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
+        if self._beginnings.undecided:
+            self._answer(self._beginnings.give_up_silent(monotonic()))
+        self.count()
 
-    async def _tidy(self) -> None:
-        while True:
-            await trio.sleep(self._tidy_every)
-            self._write(self._beginnings.give_up_silent)
-            self._count()
-
-    def _write(self, decide: _Decide) -> None:
-        if self._life.cancel_called:
-            return  # the maps may be closed
-        verdicts = self._maps[VERDICTS]
-        for verdict in decide(monotonic()):
-            key, value = verdict.entry
-            verdicts[key] = value
-
-    def _count(self) -> None:
+    def count(self) -> None:
         """Tell of what the programs have decided since the last time."""
-        if self._life.cancel_called:
+        now = self._decisions.raw()
+        if now == self._counted:
             return
-        counted, self._counted = self._counted, self._decisions()
+        counted, self._counted = self._counted, now
         names = {class_id: name for name, class_id in self._beginnings.routing.ids.items()}
-        for i, (before, after) in enumerate(zip(counted, self._counted, strict=True)):
+        layout = struct.Struct(f"={_NUMBERS}Q")
+        for i, (before, after) in enumerate(zip(layout.unpack(counted), layout.unpack(now), strict=True)):
             if after > before:
                 class_id, kind = divmod(i, len(_KINDS))
                 self._observer.decided_in_kernel(names.get(class_id, "default"), _KINDS[kind], after - before)
 
-    def _decisions(self) -> list[int]:
-        return self._maps[DECISIONS].per_processor(_CLASS_IDS * len(_KINDS))
+    def close(self) -> None:
+        """Let go of the memory that is shared with the programs."""
+        self._decisions.close()
+
+    def _answer(self, found: list[SocketVerdict]) -> None:
+        for verdict in found:
+            key, value = verdict.entry
+            self._verdicts[key] = value
+
+
+@dataclass(slots=True)
+class _Ring:
+    """A ring buffer, by whose lanes it is read."""
+
+    buffer: RingBuffer
+    lanes: set[int] = field(default_factory=set)
+    life: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+
+class SharedReader:
+    """Reads the ring buffer that the programs share, and hands each record to its lane."""
+
+    def __init__(self, maps: SharedMaps | None = None, *, tidy_every: Duration = TIDY_EVERY) -> None:
+        """``maps``: those that the programs share; by default sized for one interface."""
+        self.maps = maps or SharedMaps()
+        self._tidy_every = tidy_every.seconds
+        self._lanes: dict[int, LaneReader] = {}
+        self._rings: dict[int, _Ring] = {}
+        """By the map's id. There are several while programs of an earlier process are there that have another one."""
+        self._early: deque[Beginning] = deque(maxlen=_MOST_EARLY)
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether :meth:`run` is."""
+        return self._nursery is not None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                task_status.started()
+                await self._tidy()
+        finally:
+            self._nursery = None
+
+    def add(self, lane: LaneReader) -> None:
+        """Serve one more while this runs. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
+        assert self._nursery is not None, "run() comes first"
+        fd = lane.maps.fds[BEGINNINGS]
+        ring_id, number = map_id(fd), lane.maps.number
+        ring = self._rings.get(ring_id)
+        if ring is None:
+            ring = self._rings[ring_id] = _Ring(RingBuffer(fd))
+            self._nursery.start_soon(self._read, ring_id, ring)
+        ring.lanes.add(number)
+        self._lanes[number] = lane
+        mine = [each for each in self._early if each.lane == number]
+        if mine:
+            self._early = deque((each for each in self._early if each.lane != number), _MOST_EARLY)
+            for each in mine:
+                self._take(each)
+
+    def remove(self, lane: LaneReader) -> None:
+        """Serve it no more. Idempotent."""
+        number = lane.maps.number
+        if self._lanes.get(number) is not lane:
+            return
+        del self._lanes[number]
+        lane.close()
+        for ring_id, ring in list(self._rings.items()):
+            ring.lanes.discard(number)
+            if not ring.lanes:
+                del self._rings[ring_id]
+                ring.life.cancel()
+
+    async def _read(self, ring_id: int, ring: _Ring) -> None:
+        try:
+            with ring.life:
+                while True:
+                    await trio.lowlevel.wait_readable(ring.buffer.fileno())
+                    for record in ring.buffer.read(_AT_ONCE):
+                        self._take(Beginning.read(record))
+        finally:
+            if self._rings.get(ring_id) is ring:
+                del self._rings[ring_id]
+            ring.buffer.close()
+
+    def _take(self, beginning: Beginning) -> None:
+        lane = self._lanes.get(beginning.lane)
+        if lane is None:
+            self._early.append(beginning)  # of programs that are about to be adopted, or are gone
+            return
+        _guarded(partial(lane.take, beginning))
+
+    async def _tidy(self) -> None:
+        while True:
+            await trio.sleep(self._tidy_every)
+            for lane in self._lanes.values():
+                _guarded(lane.tidy)
+
+
+def _guarded(work: Callable[[], None]) -> None:
+    """One connection's fault must not end all others; it goes by port."""
+    try:
+        work()
+    except Exception:
+        log.exception("a mistake in judging a beginning")
 
 
 class ReaderLife:
-    """Runs a reader while programs are there."""
+    """Has the programs of one interface served while they are there."""
 
-    def __init__(self, make: Callable[[Mapping[str, int], Routing], BeginningsReader] | None) -> None:
-        """``make`` takes the maps' descriptors; without it nothing is read."""
+    def __init__(self, reader: SharedReader, make: Callable[[LaneMaps, Routing], LaneReader] | None) -> None:
+        """Without ``make`` nothing is read."""
+        self._reader = reader
         self._make = make
-        self._reader: BeginningsReader | None = None
+        self._lane: LaneReader | None = None
 
-    async def follow(self, maps: Mapping[str, int], routing: Routing, nursery: trio.Nursery) -> None:
-        """Answer programs that are in force, by this routing. Raises :class:`~datapath.ebpf.libbpf.BpfError`.
+    async def follow(self, maps: LaneMaps | None, routing: Routing, nursery: trio.Nursery) -> None:
+        """Answer programs that are in force, by this routing. A reader that does not run yet runs in ``nursery``.
 
         There are no ``maps`` while the programs are those of an earlier process and this one may not open theirs.
+        Raises :class:`~datapath.ebpf.libbpf.BpfError`.
         """
-        if self._reader is not None:
-            self._reader.follow(routing)
-        elif self._make is not None and maps:
-            self._reader = self._make(maps, routing)
+        if self._lane is not None and self._lane.maps == maps:
+            self._lane.follow(routing)
+            return
+        self.stop()
+        if self._make is None or maps is None:
+            return
+        if not self._reader.running:
             await nursery.start(self._reader.run)
+        self._lane = self._make(maps, routing)
+        self._reader.add(self._lane)
 
     def stop(self) -> None:
         """Read no more."""
-        if self._reader is not None:
-            self._reader.stop()
-
-
-class _Decide(Protocol):
-    def __call__(self, now: float, /) -> list[SocketVerdict]: ...
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            self._reader.remove(lane)

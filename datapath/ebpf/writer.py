@@ -6,12 +6,13 @@ No rule of netfilter is needed. Programs see every packet that leaves, and nothi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from daemon.log import Logger
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.ebpf.lane import Lane
 from datapath.ebpf.policy_maps import Exclusions
+from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
 from datapath.netfilter.capture_settings import CaptureSettings
 from datapath.routing.table import RoutingTable
 from datapath.ruleset_writer import Fallback
@@ -29,13 +30,18 @@ class ProgramWriter:
     """No port is left alone because of who listens: connections reach their programs as they are."""
 
     def __init__(
-        self, shaping: Shaping, remove_others: Callable[[], None], on_fallback: Fallback | None = None
+        self,
+        shaping: Shaping,
+        remove_others: Callable[[], None],
+        on_fallback: Fallback | None = None,
+        shared: SharedMaps | None = None,
     ) -> None:
         """``remove_others`` removes what an earlier process with another datapath has left; called once, when the
-        programs are there. ``on_fallback`` is told that nothing is to be done when this process ends."""
+        programs are there. ``shared`` are maps in common with other interfaces. ``on_fallback`` is told that nothing is
+        to be done when this process ends."""
         self._shaping = shaping
         self._on_fallback = on_fallback
-        self._lane = Lane(shaping.interface)
+        self._lane = Lane(shaping.interface, shared)
         self._remove_others: Callable[[], None] | None = remove_others
         self._in_force: tuple[TrafficPolicy, ClassIds, CaptureSettings] | None = None
         self.adopted = False
@@ -79,7 +85,7 @@ class ProgramWriter:
             self._remove_others = None
 
     @property
-    def lasting(self) -> Mapping[str, int]:
+    def lasting(self) -> LaneMaps | None:
         """See :attr:`datapath.ebpf.lane.Lane.lasting`."""
         return self._lane.lasting
 
@@ -92,7 +98,7 @@ class ProgramWriter:
         problems = []
         if table.reads_quic:
             problems.append("QUIC goes by its port: datapath: ebpf does not read the names in it")
-        if table.needs_capture and not self._lane.lasting:
+        if table.needs_capture and self._lane.lasting is None:
             problems.append(
                 "what the programs cannot read goes by port until there is another policy: to open the maps of an "
                 "earlier process takes SYS_ADMIN"

@@ -8,7 +8,7 @@ from typing import Final
 
 from datapath.data_plane import DataPlane
 from datapath.data_plane_types import Callbacks, ServerFactory
-from datapath.ebpf.reader import BeginningsReader
+from datapath.ebpf.reader import LaneReader
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.fallback import Command
 from datapath.netfilter.install import Installer
@@ -88,7 +88,7 @@ def assemble(
                 received_counters=shaping.received_counters.row(0),
             ),
             quic=partial(factory.classifier, settings, quic),
-            beginnings=partial(BeginningsReader, observer=metrics, detection_timeout=settings.detection_timeout),
+            beginnings=partial(LaneReader, observer=metrics, detection_timeout=settings.detection_timeout),
         ),
         Callbacks(keep, arm if supervisor is not None else None),
     )

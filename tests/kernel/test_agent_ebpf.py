@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from waiting import until
 from webserver import WebServer, start_nginx
 
 from datapath.ebpf.hooks import Point, hook_at
-from datapath.ebpf.libbpf import program_id
-from datapath.ebpf.program import EGRESS
+from datapath.ebpf.libbpf import map_id, map_of_program, program_id
+from datapath.ebpf.program import EGRESS, SHARED
 from podlane.netns import Host
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("web")]
@@ -65,6 +66,21 @@ def program_at(host: Host) -> int | None:
         return program_id(found)
     finally:
         os.close(found)
+
+
+def shared_by(pod: Host) -> list[int]:
+    """The ids of the maps that the program at a Pod's interface may have in common with others."""
+    with pod.namespace.entered():
+        found = hook_at(socket.if_nametoindex("eth0"), EGRESS, Point.EGRESS).ours()
+    assert found is not None
+    ids = []
+    for name in SHARED:
+        fd = map_of_program(found, name)
+        assert fd is not None
+        ids.append(map_id(fd))
+        os.close(fd)
+    os.close(found)
+    return ids
 
 
 def push(pod: Host, two: PodsOnNode, body: Path, size: int, name: str = "web.example.com") -> Any:
@@ -238,6 +254,50 @@ def test_what_programs_cannot_read_the_agent_reads(two: PodsOnNode, tmp_path: Pa
             until("its class", goes_in)
         counted = f'podlane_connections_total{{namespace="",pod="{one.namespace.name}",class="a",protocol="http1"}}'
         until("it is counted", lambda a=agent, c=counted: c in a.get("/metrics"), patience=60)
+
+
+FLOOD = """
+import socket, sys
+for _ in range(200):
+    with socket.create_connection((sys.argv[1], 9000)) as client:
+        client.sendall(b"G" * 3000)
+"""
+
+
+def test_one_ring_is_for_all_and_who_floods_it_loses_its_own(
+    two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]
+) -> None:
+    """Also what was shown while nobody read, and to lanes that the next agent adopts one after the other."""
+    one, other = two.pods
+    agents.append(start(tmp_path, entry(one, by_host())))
+    agents[0].until_state(one, "programmed")
+    agents[0].write(entry(one, by_host()), entry(other, by_host()))
+    agents[0].until_state(other, "programmed")
+    ids = shared_by(one)
+    assert shared_by(other) == ids
+    agents[0].stop(signal.SIGKILL)
+    with serving(two.server, swallow, 9000), connect(other, two.server_ipv4, 9000) as client:
+        one.run([sys.executable, "-c", FLOOD, two.server_ipv4])
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sendall(b"POST / HTTP/1.1\r\nHo")
+        client.sendall(b"st: web.example.com\r\nContent-Length: 9999999\r\n\r\n")
+        agents.append(start(tmp_path, entry(one, by_host()), entry(other, by_host())))
+        agent = agents[-1]
+        for pod in two.pods:
+            agent.until_state(pod, "programmed")
+        assert (shared_by(one), shared_by(other)) == (ids, ids)
+
+        def goes_in() -> bool:
+            client.sendall(bytes(20_000))
+            return sent(agent, other, "a") > 50_000
+
+        until("its class", goes_in)
+    # The ring of the one that goes stays that of the other, and is that of the next.
+    agent.write(entry(other, by_host("renamed")))
+    until("the end of its lanes", lambda: program_at(one) is None)
+    agent.write(entry(one, by_host()), entry(other, by_host("renamed")))
+    agent.until_state(one, "programmed")
+    assert (shared_by(one), shared_by(other)) == (ids, ids)
 
 
 def test_what_clients_ask_for_decides(two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]) -> None:

@@ -24,9 +24,9 @@ from webserver import WebServer, start_nginx, upload
 from datapath.ebpf.clsact import ClsactHook
 from datapath.ebpf.hooks import Point, TcxHook, hook_at
 from datapath.ebpf.lane import Lane
-from datapath.ebpf.libbpf import BpfObject, Map, map_id, map_of_program
+from datapath.ebpf.libbpf import BpfObject, NumberArray, map_id, map_of_program
 from datapath.ebpf.policy_maps import HashKeys, compile_table
-from datapath.ebpf.program import DECISIONS, EGRESS, LASTING, OBJECT, VERDICTS, load
+from datapath.ebpf.program import DECISIONS, EGRESS, LASTING, OBJECT, SHARED, VERDICTS, load
 from datapath.routing.table import RoutingTable
 from podlane.netns import Host
 from podlane.netns.topology import PodNodeServer
@@ -233,7 +233,9 @@ def missed_connections(host: Host) -> int:
     decisions = map_of_program(found, DECISIONS)
     os.close(found)
     assert decisions is not None
-    counts = Map(decisions).per_processor(1024)
+    array = NumberArray(decisions, 1024)
+    counts = array.read()
+    array.close()
     os.close(decisions)
     return sum(counts[3::4])
 
@@ -262,12 +264,12 @@ def cgroup() -> Iterator[Path]:
 
 
 def test_a_flood_of_what_cannot_be_read_loses_its_own(topology: PodNodeServer, tmp_path: Path, cgroup: Path) -> None:
-    """While nobody reads: a quarter of the ring is full of it, and another container's connection has room."""
+    """While nobody reads: half of its share is full of it, and another container's connection has room."""
     start(topology, tmp_path).stop(signal.SIGKILL)
     with serving(topology.server, swallow, 80), connect(topology.pod, topology.server_ipv4, 80) as client:
         assert missed_connections(topology.pod) == 0
         topology.pod.run([sys.executable, "-c", FLOOD, str(cgroup), topology.server_ipv4])
-        share = 131_072 // (64 + 3000)
+        share = 131_072 // (72 + 3000)
         assert missed_connections(topology.pod) == 200 - share
         in_pieces(client, REQUEST % b"web.example.com")
         again = start(topology, tmp_path)
@@ -436,9 +438,12 @@ def test_maps_of_another_build_are_not_gone_on_with(topology: PodNodeServer) -> 
             other.load({**maps.sizes, VERDICTS: 16})
             hook.attach(other.program(EGRESS))
         assert lane.put(TABLE, IDS)
-        assert sorted(lane.lasting) == sorted(LASTING)
         assert again.put(TABLE, IDS)
-        ours, theirs = ([map_id(each.lasting[name]) for name in LASTING] for each in (lane, again))
+        assert lane.lasting is not None
+        assert again.lasting is not None
+        assert again.lasting.number == lane.lasting.number
+        assert sorted(lane.lasting.fds) == sorted((*LASTING, *SHARED))
+        ours, theirs = ({n: map_id(fd) for n, fd in each.lasting.fds.items()} for each in (lane, again))
         assert ours == theirs, "those of this build are"
         again.remove()
         lane.close()

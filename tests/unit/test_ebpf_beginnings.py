@@ -137,10 +137,10 @@ def test_many_origins_share_the_room() -> None:
 def test_a_record_of_the_ring_is_read() -> None:
     mapped = bytes(10) + b"\xff\xff"
     record = struct.pack("=QQII", 5, 6, 7, 8) + mapped + bytes([10, 0, 0, 1]) + mapped + bytes([10, 0, 0, 2])
-    record += struct.pack("!HH", 40_000, 443) + struct.pack("=HBB", 3, 1, 1) + b"abcxxxx"
+    record += struct.pack("!HH", 40_000, 443) + struct.pack("=HBBI4x", 3, 1, 1, 9) + b"abcxxxx"
     found = Beginning.read(record)
     assert found == Beginning(
-        5, 6, 7, 8, bytes([10, 0, 0, 1, 10, 0, 0, 2]) + struct.pack("!HH", 40_000, 443), b"abc", Bound.INBOUND
+        5, 6, 7, 8, bytes([10, 0, 0, 1, 10, 0, 0, 2]) + struct.pack("!HH", 40_000, 443), b"abc", Bound.INBOUND, 9
     )
     six = struct.pack("=QQII", 5, 6, 7, 8) + bytes(range(32)) + record[56:]
     assert len(Beginning.read(six).flow) == 36

@@ -3,24 +3,23 @@
  * What cannot be read here is shown to user space, which answers into a map (datapath/ebpf/beginnings.py). Nothing waits
  * for it: until there is an answer, and if there never is one, the packet decides.
  *
- * Of one source no more than a quarter of the ring waits to be read, so that one that floods it loses its own. A source is
- * a cgroup, in Kubernetes a container; of clients, one of 64 groups of addresses.
+ * The ring, the answers, and who has how much in the ring, are shared by the programs of all interfaces that one process
+ * looks after (datapath/ebpf/shared_maps.py); a record says of which interface, a lane, it is. So that one that floods the
+ * ring loses its own, no more than MOST_OF_LANE of it waits to be read, and of one of its sources half of that. A source
+ * is a cgroup, in Kubernetes a container; of clients, one of 64 groups of addresses. (Up to twice as much waits while what
+ * came before is being read.)
  */
 #ifndef PODLANE_BEGINNINGS_H
 #define PODLANE_BEGINNINGS_H
 
-#include "scratch.h"
+#include "policy.h"
 
 #define RING_BYTES (512 << 10)
-#define MOST_WAITING (RING_BYTES / 4)
+#define MOST_OF_LANE (256 << 10)
+#define MOST_OF_SOURCE (MOST_OF_LANE / 2)
 /* As Detector.MAX_BYTES: bytes from a connection's start that may decide. */
 #define MOST_SHOWN ((64 << 10) + 1024)
 #define MOST_PARTS (MOST_SHOWN / MOST_BYTES + 1)
-
-struct waiting {
-	__u64 since; /* where in the ring its first record is of those that may wait */
-	__u64 bytes;
-};
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
@@ -40,29 +39,42 @@ struct {
 	__type(value, struct verdict);
 } verdicts SEC(".maps");
 
+struct source {
+	__u64 origin;
+	__u64 lane;
+};
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1024);
-	__type(key, __u64);
+	__type(key, struct source);
 	__type(value, struct waiting);
 } sources_shown SEC(".maps");
 
-/* Whether this source may have so many bytes more in the ring. */
-static __always_inline int may_wait(__u64 source, __u64 size)
+/* Whether so many bytes more may wait, of at most so many. */
+static __always_inline int has_room(struct waiting *waiting, __u64 size, __u64 most)
 {
-	struct waiting *waiting = bpf_map_lookup_elem(&sources_shown, &source);
-	struct waiting first = { bpf_ringbuf_query(&beginnings, BPF_RB_PROD_POS), size };
-
-	if (!waiting)
-		return !bpf_map_update_elem(&sources_shown, &source, &first, BPF_ANY);
 	if (bpf_ringbuf_query(&beginnings, BPF_RB_CONS_POS) > waiting->since) {
-		*waiting = first;
-		return 1;
+		waiting->since = bpf_ringbuf_query(&beginnings, BPF_RB_PROD_POS);
+		waiting->bytes = 0;
 	}
-	if (waiting->bytes + size > MOST_WAITING)
+	if (waiting->bytes + size > most)
 		return 0;
 	waiting->bytes += size;
 	return 1;
+}
+
+/* Whether this source may have so many bytes more in the ring. Sources may be forgotten for others; lanes never are. */
+static __always_inline int may_wait(struct settings *settings, const struct beginning *beginning, __u64 size)
+{
+	struct source source = { beginning->origin, settings->lane };
+	struct waiting *waiting = bpf_map_lookup_elem(&sources_shown, &source);
+	struct waiting first = { bpf_ringbuf_query(&beginnings, BPF_RB_PROD_POS), size };
+
+	if (waiting ? !has_room(waiting, size, MOST_OF_SOURCE)
+		    : bpf_map_update_elem(&sources_shown, &source, &first, BPF_ANY))
+		return 0;
+	return has_room(&settings->shown, size, MOST_OF_LANE);
 }
 
 #define CLIENTS (1ULL << 63)
@@ -70,6 +82,7 @@ static __always_inline int may_wait(__u64 source, __u64 size)
 struct showing {
 	struct __sk_buff *skb;
 	struct scratch *scratch;
+	struct settings *settings;
 	__u32 start, length;
 };
 
@@ -92,7 +105,7 @@ static long show_part(__u32 i, struct showing *showing)
 	if (bpf_skb_load_bytes(showing->skb, showing->start + at, scratch->data, size))
 		return 1;
 	scratch->beginning.length = size;
-	if (!may_wait(scratch->beginning.origin, sizeof(scratch->beginning) + size) ||
+	if (!may_wait(showing->settings, &scratch->beginning, sizeof(scratch->beginning) + size) ||
 	    bpf_ringbuf_output(&beginnings, &scratch->beginning, sizeof(scratch->beginning) + size, 0))
 		return 1;
 	scratch->beginning.sequence += size;
@@ -104,13 +117,14 @@ static long show_part(__u32 i, struct showing *showing)
 __noinline int show(struct __sk_buff *skb, struct packet *packet, __u64 cookie, __u32 first_byte)
 {
 	struct settings *settings = settings_in_force();
-	struct showing showing = { skb, scratch_memory() };
+	struct showing showing = { skb, scratch_memory(), settings };
 	struct beginning *beginning;
 
 	if (!packet || !settings || !showing.scratch)
 		return 0;
 	beginning = &showing.scratch->beginning;
 	beginning->cookie = cookie;
+	beginning->lane = settings->lane;
 	beginning->inbound = packet->kind == KIND_INBOUND;
 	/* Of IPv6 the network of the client counts. */
 	if (beginning->inbound)

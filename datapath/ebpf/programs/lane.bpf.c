@@ -50,7 +50,8 @@ struct {
 enum { WAS_TLS, WAS_HTTP1, WAS_OPAQUE, WAS_MISSED, KINDS };
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE); /* so that hundreds of them are looked at without a call */
 	__uint(max_entries, 256 * KINDS);
 	__type(key, __u32);
 	__type(value, __u64);
@@ -62,7 +63,7 @@ static __always_inline void count(__u32 class_id, __u32 kind)
 	__u64 *counter = bpf_map_lookup_elem(&decisions, &number);
 
 	if (counter)
-		++*counter;
+		__sync_fetch_and_add(counter, 1);
 }
 
 /* The class by the packet alone, and CONTENT_DECIDES if content could decide otherwise. */

@@ -19,11 +19,20 @@ enum {
 	NO_ALPN, /* those that ask for no ALPN protocol */
 };
 
+/* How much of the ring (beginnings.h) is taken. */
+struct waiting {
+	__u64 since; /* where in the ring its first record is of those that may wait */
+	__u64 bytes;
+};
+
 struct settings {
 	__u32 generation; /* another one for each policy: flows of an earlier one are looked at again */
 	__u32 key_1, key_2; /* of the hashes of names, drawn at random */
 	__u32 link_header; /* bytes before the network header, on this interface */
+	__u32 lane; /* whose programs these are, among those that share a ring */
+	__u32 zero;
 	__u64 class_ids[4]; /* a bit for each class id that exists */
+	struct waiting shown; /* written by the programs */
 };
 
 struct match {

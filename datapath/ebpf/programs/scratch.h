@@ -58,6 +58,8 @@ struct beginning {
 	__u16 source_port, destination_port;
 	__u16 length;
 	__u8 inbound, lost;
+	__u32 lane; /* whose */
+	__u32 zero;
 };
 
 struct scratch {
