@@ -28,6 +28,7 @@ from control_plane.fleet.invitation import Invitation
 from control_plane.fleet.port import AgentsPort
 from control_plane.fleet.rollout_driver import PrometheusGates, RolloutDriver
 from control_plane.http.app import create_app
+from control_plane.http.websocket import WEBSOCKETS
 from control_plane.read_models.read_models import ReadModels
 from control_plane.service import ControlPlane
 from control_plane.settings import ControlPlaneSettings
@@ -106,7 +107,7 @@ def serve(
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                ws="none",
+                **WEBSOCKETS,
                 server_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=_DRAIN,

@@ -7,9 +7,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final, NamedTuple
 
 from control_plane.domain.rollout_gates import Traffic
 from control_plane.fleet.figures import TenantFigures
+
+_MOST_CLUSTERS: Final = 64
+"""Of a tenant, whose figures are kept apart."""
+_LANES_OF_CLUSTER: Final = 128
 
 
 class AgentState(StrEnum):
@@ -33,6 +38,19 @@ class WorkloadFailure:
     state: str
     reason: str
     policy: str
+
+
+class AgentTraffic(NamedTuple):
+    """What went through all lanes of an agent, a second; ``backlog`` in bytes. ``throttled``: how often it waited."""
+
+    bytes: float = 0.0
+    packets: float = 0.0
+    dropped: float = 0.0
+    throttled: float = 0.0
+    backlog: float = 0.0
+
+
+NO_TRAFFIC: Final = AgentTraffic()
 
 
 @dataclass(slots=True)
@@ -68,6 +86,9 @@ class AgentStatus:
     """Bytes."""
     workloads: int = 0
     troubles: tuple[str, ...] = ()
+    traffic: AgentTraffic = NO_TRAFFIC
+    """As its last report has it, which was heard at ``reported``."""
+    reported: float = 0.0
     ended: str = ""
     """Why the control plane ended its last connection, if it did."""
     epoch: int = 0
@@ -111,6 +132,8 @@ class TenantAgents:
     revision: int = 0
     agents: dict[tuple[str, str], AgentStatus] = field(default_factory=dict)
     figures: TenantFigures = field(default_factory=TenantFigures)
+    clusters: dict[str, TenantFigures] = field(default_factory=dict)
+    """Figures of each cluster's agents."""
     traffic: dict[str, RolloutTraffic] = field(default_factory=dict)
     """Of policies whose rollouts are under way, as far as the agents of this process go."""
     others: dict[str, Mapping[str, RolloutTraffic]] = field(default_factory=dict)
@@ -125,6 +148,14 @@ class TenantAgents:
         if status.refusal or (status.failed and self.has(status)):
             return AgentState.FAILED
         return AgentState.IN_SYNC if self.has(status) else AgentState.BEHIND
+
+    def cluster_figures(self, cluster: str) -> TenantFigures | None:
+        """Where to add what its agents say; None: there are too many clusters to keep them apart."""
+        found = self.clusters.get(cluster)
+        if found is None and len(self.clusters) < _MOST_CLUSTERS:
+            found = self.clusters[cluster] = TenantFigures(_LANES_OF_CLUSTER)
+            found.know(self.figures.known)
+        return found
 
     def has(self, status: AgentStatus) -> bool:
         """Whether it has said that it has what is desired."""

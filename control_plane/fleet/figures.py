@@ -41,9 +41,11 @@ class LaneSeries:
 
 
 class TenantFigures:
-    """Of one tenant. One thread adds, others read."""
+    """Of one tenant, or of one of its clusters. One thread adds, others read."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_LANES) -> None:
+        """``most``: lanes that are told apart."""
+        self._most = most
         self._lanes: Mapping[str, frozenset[str]] = {}
         self._places: dict[LaneKey, int] = {}
         self._now: list[int] = []
@@ -51,17 +53,23 @@ class TenantFigures:
         self._past: deque[tuple[int, array[int]]] = deque(maxlen=SECONDS)
         self._lock = Lock()
 
+    @property
+    def known(self) -> Mapping[str, frozenset[str]]:
+        """The lanes of each policy in force."""
+        return self._lanes
+
     def know(self, lanes: Mapping[str, frozenset[str]]) -> None:
         """The lanes of each policy in force, from now on. Those of no policy are forgotten when room is short."""
         with self._lock:
             self._lanes = lanes
-            if len(self._places) > MOST_LANES // 2:
+            if len(self._places) > self._most // 2:
                 self._forget()
 
     def add(self, second: int, sums: Iterable[LaneSum]) -> None:
         """What an agent said in this second (Unix time) of the server's clock."""
         with self._lock:
-            if second != self._second:
+            # Who reads may have turned to the next second a moment before: what was gathered once is not opened again.
+            if second > self._second:
                 self._turn(second)
             for each in sums:
                 place = self._place(each.policy, each.lane, each.direction)
@@ -121,7 +129,7 @@ class TenantFigures:
         key = (policy, lane, direction)
         place = self._places.get(key)
         if place is None:
-            if len(self._places) >= MOST_LANES:
+            if len(self._places) >= self._most:
                 return None
             place = self._places[key] = len(self._places)
             self._now += [0] * _WIDTH

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from control_plane.fleet.agent_status import AgentStatus, WorkloadFailure
+from control_plane.fleet.agent_status import AgentStatus, AgentTraffic, WorkloadFailure
 from control_plane.gateway.rpc import GrpcStatus, RpcError
 from fleet_api.agent_pb2 import Applied, Health, Hello, Report
 from fleet_api.limits import MAX_FAILURES
@@ -21,6 +21,8 @@ _LONGEST_SENTENCE: Final = 300
 """What is longer is cut."""
 _LONGEST_WORD: Final = 64
 _HASH: Final = 32
+_SHORTEST: Final = 100
+"""Milliseconds of a report: one that says less says nothing of a second."""
 _DIRECTIONS: Final = frozenset(("egress", "ingress"))
 
 
@@ -62,11 +64,21 @@ def take_health(status: AgentStatus, health: Health) -> None:
     status.troubles = tuple(map(_sentence, health.troubles))
 
 
-def check_report(report: Report) -> None:
-    """Raises :class:`RpcError`."""
+def take_report(status: AgentStatus, report: Report, now: float) -> None:
+    """Raises :class:`RpcError`, and changes nothing then. ``now``: Unix seconds."""
     _check_number("sums", len(report.lanes), _MOST_SUMS)
     if others := {each.direction for each in report.lanes} - _DIRECTIONS:
         raise wrong(f"{min(others)[:_LONGEST_WORD]!r} is no direction.")
+    size = packets = dropped = throttled = backlog = 0
+    for lane in report.lanes:
+        size += lane.bytes
+        packets += lane.packets
+        dropped += lane.dropped
+        throttled += lane.overlimits
+        backlog += lane.backlog
+    second = max(report.interval_ms or 1000, _SHORTEST) / 1000
+    status.traffic = AgentTraffic(size / second, packets / second, dropped / second, throttled / second, backlog)
+    status.reported = now
 
 
 def wrong(what: str) -> RpcError:

@@ -20,7 +20,7 @@ from control_plane.certificates.identity import AgentIdentity
 from control_plane.fleet.agent_status import AgentStatus, TenantAgents
 from control_plane.fleet.allowance import Allowance
 from control_plane.fleet.delivery import Delivery
-from control_plane.fleet.hearing import check_report, take_applied, take_health, take_hello, wrong
+from control_plane.fleet.hearing import take_applied, take_health, take_hello, take_report, wrong
 from control_plane.gateway.rpc import Call, GrpcStatus, RpcError
 from fleet_api.agent_pb2 import Applied, Credentials, FromAgent, Hello, LaneSum, ToAgent
 from fleet_api.framing import frame
@@ -115,7 +115,7 @@ class AgentSession:
         elif kind == "applied":
             self._applied(said.applied)
         elif kind == "report":
-            check_report(said.report)
+            take_report(self.status, said.report, now)
             self._tenant.reported(self, said.report.lanes)
         elif kind == "health":
             before = self.status.troubles, self.status.programmed, self.status.failed

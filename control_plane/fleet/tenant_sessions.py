@@ -12,6 +12,7 @@ from control_plane.certificates.identity import AgentIdentity
 from control_plane.domain.events import (
     AgentEnrolled,
     AgentRevoked,
+    ClusterRemoved,
     Event,
     PolicyEvent,
     PolicyPublished,
@@ -126,7 +127,10 @@ class TenantSessions:
 
     def reported(self, session: AgentSession, lanes: Sequence[LaneSum]) -> None:
         """It has said what went through lanes in the last second."""
-        self.status.figures.add(int(self.now), lanes)
+        second = int(self.now)
+        self.status.figures.add(second, lanes)
+        if (apart := self.status.cluster_figures(session.identity.cluster)) is not None:
+            apart.add(second, lanes)
         for name, traffic in self.status.traffic.items():
             rollout = self._tenant.policies[name].rollout
             if rollout is not None and rollout.reaches(name, session.identity.agent, session.status.labels):
@@ -141,6 +145,8 @@ class TenantSessions:
                 self._tenant.apply(event)
                 if isinstance(event, AgentEnrolled | AgentRevoked):
                     changed.append((event.cluster, event.node))
+                elif isinstance(event, ClusterRemoved):
+                    self.status.clusters.pop(event.cluster, None)
                 elif isinstance(event, PolicyEvent):
                     self._watch(event)
         for cluster, node in changed:
@@ -193,9 +199,9 @@ class TenantSessions:
             )
             return
         self.status.revision = self.delivery.revision
-        self.status.figures.know(
-            {name: lanes for name, policy in self._tenant.policies.items() if (lanes := _lanes_of(policy))}
-        )
+        known = {name: lanes for name, policy in self._tenant.policies.items() if (lanes := _lanes_of(policy))}
+        for figures in (self.status.figures, *self.status.clusters.values()):
+            figures.know(known)
         going = self._untold is not None
         self._untold = iter(list(self._sessions.values()))
         if not going:

@@ -13,9 +13,23 @@ from control_plane.access.refusals import RefusalRecorder
 from control_plane.fleet.agent_status import FleetStatus
 from control_plane.fleet.invitation import Invitation
 from control_plane.health import Dependency
-from control_plane.http import agents, audit, clusters, grants, health, login, policies, progress, rollouts, tenants
+from control_plane.http import (
+    agents,
+    audit,
+    clusters,
+    grants,
+    health,
+    live,
+    login,
+    policies,
+    progress,
+    rollouts,
+    tenants,
+)
+from control_plane.http.live import LivePlace
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.http.refused import RefusalNotes
+from control_plane.live.rows import DOCUMENTED
 from control_plane.service import ControlPlane
 from daemon.version import installed_version
 
@@ -46,7 +60,8 @@ def create_app(
     app.state.fleet = fleet or FleetStatus()
     app.state.invitation = invitation
     app.state.gate = gate
-    for room in (login, tenants, grants, clusters, agents, policies, progress, rollouts, audit):
+    app.state.live = LivePlace(plane, app.state.fleet, gate)
+    for room in (login, tenants, grants, clusters, agents, policies, progress, rollouts, audit, live):
         app.include_router(room.router)
     app.include_router(health.router_of(plane, dependencies))
     install(app)
@@ -61,6 +76,9 @@ def create_app(
             document = ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
             components.update(document.pop("$defs"))
             components["ProblemDocument"] = document
+            for row in DOCUMENTED:
+                components[row.__name__] = row.model_json_schema(ref_template="#/components/schemas/{model}")
+                components.update(components[row.__name__].pop("$defs", {}))
         return schema
 
     app.openapi = openapi  # type: ignore[method-assign]

@@ -82,28 +82,47 @@ def problem_response(
     status: int, kind: str, title: str, detail: str, remedy: str, problems: list[PolicyProblem] | None = None
 ) -> JSONResponse:
     """The document, as a response."""
-    document = ProblemDocument(
+    return _response(_document(status, kind, title, detail, remedy, problems))
+
+
+def _document(
+    status: int, kind: str, title: str, detail: str, remedy: str, problems: list[PolicyProblem] | None = None
+) -> ProblemDocument:
+    return ProblemDocument(
         type=f"urn:podlane:problem:{kind}", title=title, status=status, detail=detail, remedy=remedy,
         problems=problems or [],
     )  # fmt: skip
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return JSONResponse(document.model_dump(), status, headers, media_type=_MEDIA_TYPE)
 
 
-def _refused(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, PodlaneError)
+def _response(document: ProblemDocument) -> JSONResponse:
+    headers = {"WWW-Authenticate": "Bearer"} if document.status == 401 else None
+    return JSONResponse(document.model_dump(), document.status, headers, media_type=_MEDIA_TYPE)
+
+
+def problem_of(error: PodlaneError) -> ProblemDocument:
+    """The document of an error that a request may end with."""
     status, kind, title = next(told for cls, told in _KINDS.items() if isinstance(error, cls))
     if isinstance(error, PolicyError):
         told = [PolicyProblem(path=p.path, message=p.message, remedy=p.remedy) for p in error.problems[:_MOST_TOLD]]
         detail = f"{len(error.problems)} problems" if len(error.problems) > 1 else error.problems[0].message
-        return problem_response(status, kind, title, detail, "Mend what problems lists.", told)
+        return _document(status, kind, title, detail, "Mend what problems lists.", told)
     if isinstance(error, RefusedError):
-        response = problem_response(status, kind, title, error.message, error.remedy)
-        if isinstance(error, TooManyError):
-            response.headers["Retry-After"] = str(error.wait)
-        return response
-    fault, _, remedy_text = str(error).partition(". ")
-    return problem_response(status, kind, title, f"{fault.rstrip('.')}.", remedy_text)
+        return _document(status, kind, title, error.message, error.remedy)
+    fault, _, remedy = str(error).partition(". ")
+    return _document(status, kind, title, f"{fault.rstrip('.')}.", remedy)
+
+
+def refusal(error: PodlaneError) -> JSONResponse:
+    """The same as a response."""
+    response = _response(problem_of(error))
+    if isinstance(error, TooManyError):
+        response.headers["Retry-After"] = str(error.wait)
+    return response
+
+
+def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, PodlaneError)
+    return refusal(error)
 
 
 def _invalid(_request: Request, error: Exception) -> Response:

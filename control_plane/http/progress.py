@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
 from control_plane.domain.access import Operation
-from control_plane.fleet.agent_status import AgentState
 from control_plane.fleet.figures import SECONDS, LaneSeries
+from control_plane.fleet.standing import FleetStanding
 from control_plane.http.agents import TheFleet
 from control_plane.http.context import TheCaller, ThePlane, permit
 from control_plane.http.policies import existing_policy
@@ -83,27 +84,9 @@ def get_progress(plane: ThePlane, fleet: TheFleet, caller: TheCaller, tenant: st
         since, revision = found.since, len(found.revisions)
         joined = [(name, node) for name, cluster in state.clusters.items() for node in cluster.agents]
     agents = fleet.agents(tenant)
-    counts = dict.fromkeys(AgentState, 0)
-    in_force = 0
-    for key in joined:
-        status = agents.agents.get(key)
-        now = agents.state(status)
-        there = status is not None and status.revision >= since
-        if status is not None and there and any(each.policy == policy for each in status.failures):
-            there, now = False, AgentState.FAILED if status.connected else now
-        in_force += there
-        if now is AgentState.AWAY or not there:
-            counts[now] += 1
-    return PolicyProgress(
-        policy=policy,
-        revision=revision,
-        position=since,
-        agents=len(joined),
-        in_force=in_force,
-        failed=counts[AgentState.FAILED],
-        behind=counts[AgentState.BEHIND],
-        away=counts[AgentState.AWAY],
-    )
+    known = [agents.agents.get(key) for key in joined]
+    standing = FleetStanding((status, agents.state(status)) for status in known)
+    return PolicyProgress(policy=policy, revision=revision, position=since, **asdict(standing.of(policy, since)))
 
 
 @router.get("/figures")

@@ -29,7 +29,7 @@ class RefusalNotes:
         self._recorder = recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
@@ -38,7 +38,8 @@ class RefusalNotes:
 
         async def watch(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
+            # A WebSocket that is refused before it is open gets a response, too (extension websocket.http.response).
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
             elif _is_noted(scope, status):
                 body.extend(message.get("body", b""))
@@ -61,7 +62,7 @@ class RefusalNotes:
                 author=caller.author if caller else _claimed(headers.get("authorization", "")),
                 known=caller is not None,
                 address=scope["client"][0] if scope.get("client") else "",
-                operation=_told(f"{scope['method']} {path}"),
+                operation=_told(f"{_method(scope)} {path}"),
                 status=status,
                 problem=problem.get("type", "").rpartition(":")[2],
                 detail=_told(problem.get("detail", "")),
@@ -71,8 +72,13 @@ class RefusalNotes:
 
 
 def _is_noted(scope: Scope, status: int) -> bool:
-    changing = scope["method"] not in _READING and scope["path"] != _CHECKS
+    changing = _method(scope) not in _READING and scope["path"] != _CHECKS
     return status in _ALWAYS or (changing and 400 <= status < 500)
+
+
+def _method(scope: Scope) -> str:
+    method: str = scope.get("method", "GET")  # a WebSocket begins with a GET
+    return method
 
 
 def _claimed(authorization: str) -> str:

@@ -1,0 +1,134 @@
+"""Rows and totals of windows, as /openapi.json has them."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from control_plane.domain.rollout import RolloutState
+from control_plane.fleet.agent_status import AgentState
+
+
+class LiveAgent(BaseModel):
+    """An agent that has joined. ``since`` and ``joined`` are Unix seconds; ``since`` null: not known since our start.
+
+    ``failures`` are workloads that failed. ``bytes``, ``packets``, ``dropped`` and ``throttled`` (how often something
+    had to wait) are a second, over all its lanes; ``backlog`` and ``memory`` in bytes; ``cpu_ms`` since its start.
+    """
+
+    cluster: str
+    node: str
+    state: AgentState
+    since: float | None
+    joined: int
+    version: str
+    revision: int
+    workloads: int
+    programmed: int
+    failures: int
+    waiting: int
+    refusal: str
+    bytes: float
+    packets: float
+    dropped: float
+    throttled: float
+    backlog: float
+    memory: int
+    cpu_ms: int
+
+
+class LiveAgentTotals(BaseModel):
+    """Sums over agents, by state their numbers."""
+
+    agents: int
+    in_sync: int
+    behind: int
+    failed: int
+    away: int
+    workloads: int
+    programmed: int
+    failures: int
+    waiting: int
+    bytes: float
+    packets: float
+    dropped: float
+    throttled: float
+    backlog: float
+
+
+class LiveCluster(LiveAgentTotals):
+    """A cluster, and sums over its agents."""
+
+    name: str
+
+
+class LiveLane(BaseModel):
+    """A lane over all agents of the scope: means of the last three seconds.
+
+    ``policy`` empty: workloads' own policies. ``bytes``, ``packets``, ``dropped`` and ``throttled`` are a second;
+    ``backlog`` in bytes; ``rate`` and ``ceil`` in bit/s, sums over ``workloads``.
+    """
+
+    policy: str
+    lane: str
+    direction: str
+    bytes: float
+    packets: float
+    dropped: float
+    throttled: float
+    backlog: float
+    workloads: float
+    rate: float
+    ceil: float
+
+
+class LiveLaneTotals(BaseModel):
+    """Sums over lanes in each direction."""
+
+    egress: float
+    ingress: float
+    packets: float
+    dropped: float
+    throttled: float
+    backlog: float
+
+
+class LivePolicy(BaseModel):
+    """A policy. ``version`` is that of its ETag, ``revision`` the newest, ``in_force`` the one that is; 0: none.
+
+    ``rollout`` is the state of the last one. ``agents``, ``having``, ``failed``, ``behind`` and ``away`` are as in
+    ``PolicyProgress``.
+    """
+
+    name: str
+    version: int
+    revision: int
+    in_force: int
+    draft: bool
+    rollout: RolloutState | None
+    agents: int
+    having: int
+    failed: int
+    behind: int
+    away: int
+
+
+class LiveRolloutTotals(BaseModel):
+    """How many rollouts are in each state."""
+
+    running: int
+    paused: int
+    done: int
+    superseded: int
+    taken_back: int
+
+
+DOCUMENTED: tuple[type[BaseModel], ...] = (
+    LiveAgent,
+    LiveAgentTotals,
+    LiveCluster,
+    LiveLane,
+    LiveLaneTotals,
+    LivePolicy,
+    LiveRolloutTotals,
+)
+"""What /openapi.json is to have besides what operations answer."""
