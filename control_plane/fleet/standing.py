@@ -39,7 +39,7 @@ class FleetStanding:
                     self._failures[policy].append((status.revision, state))
         self._revisions = {state: sorted(found) for state, found in revisions.items()}
 
-    def of(self, policy: str, since: int) -> PolicyStanding:
+    def policy(self, policy: str, since: int) -> PolicyStanding:
         """``since``: the position of the event that changed what agents are to have of it."""
         without = {state: bisect_left(found, since) for state, found in self._revisions.items()}
         failing = Counter(state for revision, state in self._failures.get(policy, ()) if revision >= since)

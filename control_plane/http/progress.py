@@ -86,7 +86,7 @@ def get_progress(plane: ThePlane, fleet: TheFleet, caller: TheCaller, tenant: st
     agents = fleet.agents(tenant)
     known = [agents.agents.get(key) for key in joined]
     standing = FleetStanding((status, agents.state(status)) for status in known)
-    return PolicyProgress(policy=policy, revision=revision, position=since, **asdict(standing.of(policy, since)))
+    return PolicyProgress(policy=policy, revision=revision, position=since, **asdict(standing.policy(policy, since)))
 
 
 @router.get("/figures")

@@ -64,7 +64,7 @@ class Picture:
     policies: Sequence[tuple[Policy, int]]
 
     @classmethod
-    def of(cls, tenant: Tenant, before: Picture | None) -> Picture:
+    def from_tenant(cls, tenant: Tenant, before: Picture | None) -> Picture:
         """While the tenant's state is held, which goes on to change afterwards. A roster that is as ``before`` stays
         the same object."""
         clusters = sorted(tenant.clusters)
@@ -223,7 +223,7 @@ _DIRECTIONS: Final = ("egress", "ingress")
 def _policies(view: TenantView, scope: LiveScope) -> list[SeenPolicy]:
     standing = FleetStanding((each.status if each.status is not _NOBODY else None, each.state) for each in view.seen)
     return [
-        SeenPolicy(policy, version, standing.of(policy.name, policy.since))
+        SeenPolicy(policy, version, standing.policy(policy.name, policy.since))
         for policy, version in view.picture.policies
         if scope.policy in ("", policy.name) and (policy.revision or policy.draft)
     ]
