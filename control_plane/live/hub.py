@@ -128,7 +128,9 @@ class LiveHub:
                 self._moments.pop(name, None)
                 raise UnknownSubjectError(f"There is no tenant {name[:70]}.", "Look at GET /v1/tenants.")
             known = held.view.picture if held is not None else None
-            picture = known if known is not None and known.position == tenant.position else Picture.from_tenant(tenant, known)
+            picture = (
+                known if known is not None and known.position == tenant.position else Picture.from_tenant(tenant, known)
+            )
         moment = self._moments[name] = _Moment(int(now), TenantView(picture, now, self._fleet.agents(name)))
         return moment
 
