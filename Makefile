@@ -21,7 +21,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo fleet-demo evasion test test-nightly test-environment kafka keycloak test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
+.PHONY: build demo fleet-demo evasion test test-nightly test-environment kafka keycloak test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto crds kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP) $(PROGRAMS)  ## the command .venv/bin/podlane
 
@@ -46,6 +46,9 @@ $(CNI_PLUGIN): node_agent/cni/podlane-cni.c | $(STAMP)
 
 proto:  ## fleet_api/agent_pb2.py again, after a change of agent.proto
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. fleet_api/agent.proto
+
+crds: $(STAMP)  ## the chart's definitions of TrafficPolicy again, after a change of the models of policies
+	@$(BIN)/podlane crds >charts/podlane/crds/podlane.io.yaml
 
 # Envoy, and mitmproxy, which pins versions of what Podlane uses too: hence in an environment of its own.
 $(BENCH_STAMP): $(STAMP) benchmarks/mitmproxy-requirements.txt

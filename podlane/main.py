@@ -71,6 +71,7 @@ VERBS: Final = (
     Verb("classify", "Say what a policy would do to the traffic in a capture file.", "podlane.classify.command"),
     Verb("inject", "Put the sidecar into the Pods of a manifest."),
     Verb("uninject", "Take it out again."),
+    Verb("crds", "Print the Kubernetes definitions of policies, for kubectl apply."),
     Verb("ready", "Say whether this network namespace's sidecar is ready."),
     Verb("check", "Say what this kernel and these privileges allow.", "podlane.check.command"),
     Verb("version", "Print the version."),

@@ -113,7 +113,7 @@ ONE_OR_MORE: Final = _OneOrMore()
 
 # The patterns are for editors: they allow all that the parsers read, and a little more.
 _NUMBER = r"^\s*([0-9]+(\.[0-9]+)?|\.[0-9]+)\s*"
-_RATE = rf"{_NUMBER}(([kKmMgGtT][iI]?)?[bB][iI][tT][sS]?(/[sS]|[pP][sS])?|[kMGT]|[KMGT]i)\s*$"
+RATE_PATTERN: Final = rf"{_NUMBER}(([kKmMgGtT][iI]?)?[bB][iI][tT][sS]?(/[sS]|[pP][sS])?|[kMGT]|[KMGT]i)\s*$"
 _BYTES = rf"{_NUMBER}([kKmMgGtT][iI]?)?[bB]([yY][tT][eE][sS]?)?\s*$"
 
 
@@ -123,7 +123,7 @@ def _schema(pattern: str, *examples: str) -> WithJsonSchema:
 
 _AS_TEXT = PlainSerializer(str, return_type=str)
 
-RateField = Annotated[Rate, PlainValidator(Rate.parse), _AS_TEXT, _schema(_RATE, "100Mbit")]
+RateField = Annotated[Rate, PlainValidator(Rate.parse), _AS_TEXT, _schema(RATE_PATTERN, "100Mbit")]
 BytesField = Annotated[ByteCount, PlainValidator(ByteCount.parse), _AS_TEXT, _schema(_BYTES, "64KiB")]
 DurationField = Annotated[
     Duration, PlainValidator(Duration.parse), _AS_TEXT, _schema(rf"{_NUMBER}(us|ms|s|m|h)\s*$", "50ms")

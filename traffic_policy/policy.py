@@ -116,16 +116,30 @@ class _Document(BaseModel):
 class Match(_Document):
     """Criteria that must all hold. An empty criterion (the default) holds for everything."""
 
-    sni: Annotated[tuple[PatternField, ...], ONE_OR_MORE] = Field((), description="TLS server names")
-    host: Annotated[tuple[PatternField, ...], ONE_OR_MORE] = Field((), description="HTTP Host or :authority names")
-    alpn: Annotated[tuple[AlpnField, ...], ONE_OR_MORE] = Field((), description="ALPN protocols a TLS client offers")
-    port: Annotated[tuple[PortField, ...], ONE_OR_MORE] = Field((), description="destination ports and ranges")
-    application: Annotated[tuple[ApplicationField, ...], ONE_OR_MORE] = Field(
-        (), description="services by IANA name: their destination port and protocol"
+    sni: Annotated[tuple[PatternField, ...], ONE_OR_MORE] = Field(
+        (), description="TLS server names (SNI), as api.example.com; *.example.com takes all names below it"
     )
-    cidr: Annotated[tuple[NetworkField, ...], ONE_OR_MORE] = Field((), description="destination networks")
-    source: Annotated[tuple[NetworkField, ...], ONE_OR_MORE] = Field((), description="source networks")
-    protocol: Annotated[tuple[TransportProtocol, ...], ONE_OR_MORE] = Field((), description="tcp, udp, icmp")
+    host: Annotated[tuple[PatternField, ...], ONE_OR_MORE] = Field(
+        (), description="HTTP host names (Host, :authority), written as those of sni"
+    )
+    alpn: Annotated[tuple[AlpnField, ...], ONE_OR_MORE] = Field(
+        (), description="ALPN protocols of which a TLS client offers one, as h2"
+    )
+    port: Annotated[tuple[PortField, ...], ONE_OR_MORE] = Field(
+        (), description="destination ports and ranges, as 443 or 8000-8100"
+    )
+    application: Annotated[tuple[ApplicationField, ...], ONE_OR_MORE] = Field(
+        (), description="services by IANA name, as ssh: their destination port and protocol"
+    )
+    cidr: Annotated[tuple[NetworkField, ...], ONE_OR_MORE] = Field(
+        (), description="destination networks and addresses, as 10.0.0.0/8"
+    )
+    source: Annotated[tuple[NetworkField, ...], ONE_OR_MORE] = Field(
+        (), description="source networks and addresses, as 10.0.0.0/8"
+    )
+    protocol: Annotated[tuple[TransportProtocol, ...], ONE_OR_MORE] = Field(
+        (), description="transport protocols: tcp, udp, icmp (ICMPv6 included)"
+    )
     mark: Annotated[tuple[MarkField, ...], ONE_OR_MORE] = Field((), description="packet marks set by other programs")
     direction: Bound = Field(
         Bound.OUTBOUND, description="who opened the connection: this side, the other (its answers are meant), or either"
@@ -193,9 +207,9 @@ class Match(_Document):
 class Rehearsal(_Document):
     """A worse network than there is, to try programs with (tc-netem(8))."""
 
-    delay: DurationField | None = Field(None, description="how much later each packet leaves")
+    delay: DurationField | None = Field(None, description="how much later each packet leaves, as 50ms")
     jitter: DurationField | None = Field(None, description="how much the delay varies, up and down")
-    loss: PercentageField | None = Field(None, description="packets that are lost, at random")
+    loss: PercentageField | None = Field(None, description="packets that are lost, at random, as 1%")
     duplicate: PercentageField | None = Field(None, description="packets that are sent twice")
     corrupt: PercentageField | None = Field(None, description="packets in which one bit is changed")
 
@@ -203,29 +217,34 @@ class Rehearsal(_Document):
 class ClassIngress(_Document):
     """What a class may receive."""
 
-    rate: RateField = Field(description="guaranteed bandwidth of what arrives")
+    rate: RateField = Field(description="guaranteed bandwidth of what arrives, as 10Mbit")
     ceil: RateField | None = Field(None, description="most it may borrow up to; ingress.total when left out")
 
 
 class Ingress(_Document):
     """Limits for what arrives at the interface. `port` and `cidr` of a match are then those of the other end."""
 
-    total: RateField = Field(description="bandwidth of what arrives, shared by all classes")
+    total: RateField = Field(description="bandwidth of what arrives, shared by all classes, as 100Mbit")
 
 
 class TrafficClass(_Document):
     """A named share of the total."""
 
     name: str = Field(description="unique name, shown in statistics")
-    rate: RateField | None = Field(None, description="guaranteed bandwidth; required unless shaper is prio")
+    rate: RateField | None = Field(None, description="guaranteed bandwidth, as 10Mbit; required unless shaper is prio")
     ceil: RateField | None = Field(None, description="most it may borrow up to; the total when left out")
-    priority: PriorityField = Field(4, description="0 (first) to 7 (last) when unused bandwidth is lent")
-    burst: BytesField | None = Field(None, description="bytes that may go at once; chosen from the rate when left out")
+    priority: PriorityField = Field(
+        4, description="0 (first) to 7 (last) when unused bandwidth is lent; 4 when left out"
+    )
+    burst: BytesField | None = Field(
+        None, description="bytes that may go at once, as 64KiB; chosen from the rate when left out"
+    )
     queue: Queue = Field(Queue.AUTO, description="the order in which its packets wait")
     rehearsal: Rehearsal | None = Field(None, description="a worse network for this class, to try programs with")
     ingress: ClassIngress | None = Field(None, description="limits for what the class receives")
     match: Annotated[tuple[Match, ...], ONE_OR_MORE] = Field(
-        description="alternatives", json_schema_extra={"minItems": 1}
+        description="which traffic belongs to the class: one of these has to hold, each with all of its criteria",
+        json_schema_extra={"minItems": 1},
     )
 
     @field_validator("name")
@@ -243,7 +262,7 @@ class DefaultClass(_Document):
 
     rate: RateField | None = Field(None, description="guaranteed bandwidth; 1 % of the total when left out")
     ceil: RateField | None = Field(None, description="most it may borrow up to; the total when left out")
-    priority: PriorityField = Field(7, description="0 (first) to 7 (last)")
+    priority: PriorityField = Field(7, description="0 (first) to 7 (last); 7 when left out")
     burst: BytesField | None = Field(None, description="bytes that may go at once")
     queue: Queue = Field(Queue.AUTO, description="the order in which its packets wait")
     rehearsal: Rehearsal | None = Field(None, description="a worse network for it, to try programs with")
@@ -270,10 +289,14 @@ class ResolvedClass:
 class TrafficPolicy(_Document):
     """A whole policy. Check it with :func:`traffic_policy.check.check`; the loaders do."""
 
-    total: RateField = Field(description="bandwidth of the interface, shared by all classes")
-    shaper: Shaper = Field(Shaper.HTB, description="how the total is shared")
-    classes: tuple[TrafficClass, ...] = Field((), description="in order of precedence")
-    default: DefaultClass = Field(default_factory=DefaultClass, description="the class of everything else")
+    total: RateField = Field(description="bandwidth of the interface, shared by all classes, as 100Mbit")
+    shaper: Shaper = Field(Shaper.HTB, description="how the total is shared; htb, by guarantees, when left out")
+    classes: tuple[TrafficClass, ...] = Field(
+        (), description="in order of precedence: the first with a match that holds has the traffic"
+    )
+    default: DefaultClass = Field(
+        default_factory=DefaultClass, description="the class of everything that no match takes"
+    )
     rehearsal: Rehearsal | None = Field(None, description="a worse network for every class that has none of its own")
     ingress: Ingress | None = Field(None, description="limits for what arrives")
     requests: Requests = Field(

@@ -23,6 +23,7 @@ from runtime import RuntimeMissingError
 from service_address import ServiceAddress
 
 from podlane.netns import Lab
+from traffic_policy.cluster.definitions import definitions, definitions_text
 
 _DAEMONS = pytest.StashKey[list[Daemon]]()
 _SEEN = pytest.StashKey[dict[Daemon, int]]()
@@ -83,6 +84,14 @@ def release(cluster: Cluster) -> Iterator[Release]:
         made.serve(made.start_together(2))
         yield made
         made.remove()
+
+
+@pytest.fixture(scope="session")
+def policies(cluster: Cluster) -> None:
+    """The definitions of TrafficPolicy and ClusterTrafficPolicy, as who upgrades the chart puts them in force."""
+    cluster.kubectl.apply(definitions_text(), "--force-conflicts")
+    for each in definitions():
+        cluster.kubectl("wait", "--for=condition=Established", f"crd/{each['metadata']['name']}", "--timeout=30s")
 
 
 @pytest.fixture
