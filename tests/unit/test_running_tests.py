@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from itertools import combinations, product
@@ -42,9 +43,10 @@ def run_in(folder: Path, processes: int = 2) -> subprocess.CompletedProcess[str]
     for name in ("conftest.py", "parallel.py", "durations.py", "nightly.py"):
         (folder / name).write_text((ROOT / "tests" / name).read_text())
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n  measure: x\n  nightly: x\n  covering: x\n")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--numprocesses={processes}", str(folder)],
-        cwd=folder, capture_output=True, text=True, timeout=100, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
 
 
