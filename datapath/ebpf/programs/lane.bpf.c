@@ -260,14 +260,20 @@ static __always_inline struct flow *begin(struct bpf_sock *sk, int inbound)
 	return flow;
 }
 
-/* Bring the verdict up to date with the policy, and with what user space has said. */
-static __always_inline void refresh(const struct settings *settings, struct flow *flow, __u32 class_id)
+/* Bring the verdict up to date with the policy, and with what user space has said. What the packet alone says is the same
+ * for all packets of a connection, so it is looked up once for each policy. */
+static __always_inline void refresh(const struct settings *settings, struct flow *flow, struct packet *packet)
 {
-	if (flow->by == BY_PACKET || !exists(settings, flow->class_id))
-		flow->class_id = class_id & 0xff;
-	if (!(class_id & CONTENT_DECIDES))
-		flow->state = DECIDED;
-	flow->generation = settings->generation;
+	__u32 class_id;
+
+	if (flow->generation != settings->generation) {
+		class_id = class_of_packet(packet);
+		if (flow->by == BY_PACKET || !exists(settings, flow->class_id))
+			flow->class_id = class_id & 0xff;
+		if (!(class_id & CONTENT_DECIDES))
+			flow->state = DECIDED;
+		flow->generation = settings->generation;
+	}
 	if (flow->state == ASKED)
 		take_answer(settings, flow);
 }
@@ -278,7 +284,6 @@ SEC("tc") int podlane_egress(struct __sk_buff *skb)
 	struct bpf_sock *sk = skb->sk;
 	struct packet packet = {};
 	struct flow *flow = 0;
-	__u32 class_id;
 
 	if (!settings)
 		return TC_ACT_UNSPEC;
@@ -310,13 +315,13 @@ SEC("tc") int podlane_egress(struct __sk_buff *skb)
 		flow->by = BY_PACKET;
 		flow->shown = flow->inbound = 0;
 		flow->state = OPEN;
+		flow->generation = 0; /* no policy has this one */
 	}
 	if (flow->inbound) {
 		turn(&packet);
 		packet.data_length = 0; /* what a server says does not decide */
 	}
-	class_id = class_of_packet(&packet);
-	refresh(settings, flow, class_id);
+	refresh(settings, flow, &packet);
 	if (flow->state != DECIDED && packet.data_length)
 		read_or_show(skb, &packet, flow);
 	return send_in(skb, flow->class_id);
@@ -336,7 +341,7 @@ static __always_inline void hear(struct __sk_buff *skb, struct packet *packet, c
 	}
 	if (!flow || !flow->inbound || (flow->state == DECIDED && flow->generation == settings->generation))
 		return;
-	refresh(settings, flow, class_of_packet(packet));
+	refresh(settings, flow, packet);
 	if (flow->state != DECIDED)
 		read_or_show(skb, packet, flow);
 }
