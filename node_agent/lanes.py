@@ -119,6 +119,8 @@ class WorkloadLanes:
         """How often lanes were put in force or changed."""
         self._node = node
         self._in_force: WantedLanes | None = None
+        self._last: WantedLanes | None = None
+        """What this agent has had in force last, here or in another network namespace."""
         self._mesh: MeshProxy | None = None
         self._obstacle = ""
         """Why programs could not be put there."""
@@ -391,12 +393,14 @@ class WorkloadLanes:
         return not self._ended and not namespace.named and self.workload.network_namespace == namespace.path
 
     def _programmed(self, lanes: WantedLanes, *, adopted: bool = False) -> None:
-        """``adopted``: from an earlier agent, which has told it; an upgrade must not tell it again of all Pods."""
-        self._in_force = lanes
+        """``adopted``: they were there. An earlier agent has told it then, and an upgrade must not tell it again of all
+        Pods; but it may also be this one that has begun anew with other lanes, for another datapath say."""
+        is_news = not adopted or (self._last is not None and lanes != self._last)
+        self._in_force = self._last = lanes
         self._lacking_since = -math.inf
         self.programmed += 1
         self._say(State.PROGRAMMED, "")
-        if not adopted:
+        if is_news:
             self._node.told(self.workload, State.PROGRAMMED, "")
         log.info(
             "lanes in force",

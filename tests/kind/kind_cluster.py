@@ -75,6 +75,9 @@ exec nginx -c /etc/server/nginx.conf -g 'daemon off;'
 """
 CEIL: Final = 8
 """Mbit/s of each lane."""
+ATTEMPTS: Final = 3
+SLOW_TO_CONNECT: Final = 0.5
+"""Seconds after which it is worth a word in a report: a first packet was lost, or waited for long."""
 SIZE: Final = 4_000_000
 """Bytes of an upload: 4 s in its lane, so that what HTB lets through at first does not count."""
 PAYLOAD_SHARE: Final = 1448 / 1514
@@ -145,6 +148,15 @@ class KindCluster:
         )  # fmt: skip
         if system.get("deployment", INJECTORS)["spec"]["template"] != template:
             until("the old injectors to be gone", lambda: not before & _uids(system), patience=90)
+
+    def upgrade_or_install(self) -> None:
+        """As it was installed, whatever has become of it."""
+        if "podlane" in self.helm("list", "--short"):
+            self.upgrade()
+        else:
+            self.helm(
+                "install", "podlane", "charts/podlane", "--wait", f"--timeout={PATIENCE}", f"--set={CHART_VALUES}"
+            )
 
     def allow_agents(self) -> None:
         """Allow the chart's namespace Pods with the rights of agents, as docs/how-to/agent-kubernetes.md says."""
@@ -295,6 +307,20 @@ class Client:
         """Send so many bytes as the body of a request; gives the rate in Mbit/s, until the server had them all."""
         return rate_of(self.run("sh", "-c", upload(server, size, host, port, family=family)), size)
 
+    def is_held(self, server: Server, size: int, host: str, port: str, family: int = 4, *, ceil: float = CEIL) -> bool:
+        """Whether it sends at what a lane of that ceil lets through, and never above.
+
+        Other work on the machine can slow an upload down, so one that is too slow is repeated, twice at most.
+        """
+        for _ in range(ATTEMPTS):
+            rate = self.upload(server, size, host, port, family)
+            if held(rate, ceil):
+                return True
+            print(f"{rate:.2f} Mbit/s of {ceil}")
+            if rate > ceil:
+                return False
+        return False
+
     def status_of(self, container: str) -> dict[str, Any]:
         """What the kubelet says of a container."""
         status = self.document["status"]
@@ -364,15 +390,17 @@ def upload_to(address: str, url: str, size: int, patience: int = 50) -> str:
     authority = url.split("/")[2]
     return (
         f"head -c {size} /dev/zero | curl --silent --show-error --insecure --http1.1 --header 'Expect:' --data-binary @- "
-        f"--output /dev/null --write-out '%{{http_code}} %{{size_upload}} %{{time_total}}' --max-time {patience} "
+        f"--output /dev/null --write-out '%{{http_code}} %{{size_upload}} %{{time_total}} %{{time_connect}}' --max-time {patience} "
         f"--resolve '{authority}:{address}' {url}"
     )
 
 
 def rate_of(said: str, size: int) -> float:
     """Mbit/s of an upload, from its beginning to the server's answer."""
-    code, sent, seconds = said.split()
+    code, sent, seconds, connected = said.split()
     assert (code, int(sent)) == ("200", size), said
+    if float(connected) > SLOW_TO_CONNECT:
+        print(f"connected only after {connected} s")
     return size * 8 / float(seconds) / 1e6
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import subprocess
@@ -65,7 +66,7 @@ def test_pods_of_all_owners_are_held_without_a_sidecar(lanes: Kubectl, server: S
     assert [c["name"] for c in pod.document["spec"]["containers"]] == ["app"]
     assert "initContainers" not in pod.document["spec"]
     for host, port in (("video.example.com", "http"), ("secret.example.com", "tls"), ("other.example.com", "bulk")):
-        assert held(pod.upload(server, SIZE, host, port))
+        assert pod.is_held(server, SIZE, host, port)
     assert pod.upload(server, SIZE, "other.example.com", "http") > 3 * CEIL
     lanes("delete", kind, name, "--wait=false")
 
@@ -80,12 +81,12 @@ def test_a_job_is_held_and_completes(lanes: Kubectl, server: Server) -> None:
 
 
 def test_a_changed_annotation_is_in_force_without_a_restart(web: Client, server: Server) -> None:
-    assert held(web.upload(server, SIZE, "video.example.com", "http"))
+    assert web.is_held(server, SIZE, "video.example.com", "http")
     web.kubectl("annotate", "--overwrite", "pod", web.pod, f"podlane.io/classes={classes(2 * CEIL, ['video'])}")
     until_in_force(web, "shared by video, default.")
-    assert held(web.upload(server, 2 * SIZE, "video.example.com", "http"), 2 * CEIL)
+    assert web.is_held(server, 2 * SIZE, "video.example.com", "http", ceil=2 * CEIL)
     web.kubectl("annotate", "--overwrite", "pod", web.pod, f"podlane.io/classes={classes()}")
-    until("the first limits", lambda: held(web.upload(server, SIZE, "video.example.com", "http")), patience=60)
+    until("the first limits", lambda: web.is_held(server, SIZE, "video.example.com", "http"), patience=60)
     assert web.status_of("app")["restartCount"] == 0
 
 
@@ -99,9 +100,9 @@ def test_an_agent_killed_under_load_is_missed_by_nobody(agents: KindCluster, web
     before = until("an agent", lambda: restarts(agents) + 1) - 1
     with web.asking(server):
         agents.kill(agents_container(agents), "SIGKILL")
-        assert held(web.upload(server, SIZE, "other.example.com", "bulk"))
+        assert web.is_held(server, SIZE, "other.example.com", "bulk")
         until("the next agent", lambda: restarts(agents) > before, patience=60)
-    assert held(web.upload(server, SIZE, "video.example.com", "http"))
+    assert web.is_held(server, SIZE, "video.example.com", "http")
 
 
 def test_an_upgrade_of_the_agents_is_noticed_by_nobody(agents: KindCluster, web: Client, server: Server) -> None:
@@ -111,7 +112,7 @@ def test_an_upgrade_of_the_agents_is_noticed_by_nobody(agents: KindCluster, web:
         agents.kubectl.within(SYSTEM)("rollout", "restart", AGENTS)
         rolled_out(agents.kubectl.within(SYSTEM), AGENTS)
     assert agent_of(agents)["metadata"]["uid"] != old
-    assert held(web.upload(server, SIZE, "video.example.com", "http"))
+    assert web.is_held(server, SIZE, "video.example.com", "http")
     assert told(web, "LanesProgrammed") == before, "what is adopted is not told again"
 
 
@@ -126,7 +127,7 @@ def test_a_drained_node_has_lanes_for_who_comes_back(agents: KindCluster, lanes:
     again = Client.of(lanes, "drained")
     assert again.pod != pod.pod
     until_in_force(again)
-    assert held(again.upload(server, SIZE, "video.example.com", "http"))
+    assert again.is_held(server, SIZE, "video.example.com", "http")
 
 
 def test_sidecar_and_agent_hold_pods_side_by_side(web: Client, client: Client, lanes: Kubectl, server: Server) -> None:
@@ -137,7 +138,7 @@ def test_sidecar_and_agent_hold_pods_side_by_side(web: Client, client: Client, l
     own["spec"]["template"]["metadata"]["labels"]["podlane.io/inject"] = "true"
     pod = Client.of_owner(lanes, own)
     assert [c["name"] for c in pod.document["spec"]["initContainers"]] == ["podlane"]
-    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
+    assert pod.is_held(server, SIZE, "video.example.com", "http")
     assert told(pod, "LanesProgrammed") == told(pod, "LanesFailed") == []
     lanes("delete", "deployment", "own", "--wait=false")
 
@@ -158,14 +159,48 @@ def test_kubectl_podlane_asks_agents_and_sidecars(agents: KindCluster, web: Clie
     assert f"{web.kubectl.namespace}/{web.pod}" in podlane(agents, "top", "-A", "--once")
 
 
-def podlane(cluster: KindCluster, *arguments: str) -> str:
-    """What the plugin of kubectl prints, which is found by its name."""
+def test_top_goes_on_while_its_agent_is_replaced(agents: KindCluster, web: Client, tmp_path: Path) -> None:
+    """It says that the old one is away, and that there is a new one."""
+    printed, said = tmp_path / "printed", tmp_path / "said"
+    command, environment = plugin(agents, "top", web.pod, "-n", web.kubectl.namespace, "--json")
+    with printed.open("w") as out, said.open("w") as err:
+        top = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
+        try:
+            until("a line", printed.read_text, patience=30)
+            agents.kubectl.within(SYSTEM)("rollout", "restart", AGENTS)
+            rolled_out(agents.kubectl.within(SYSTEM), AGENTS)
+            until("a line about the new agent", lambda: "Connected again: " in printed.read_text(), patience=60)
+            assert top.poll() is None
+        finally:
+            top.terminate()
+            top.wait(10)
+    print(said.read_text())
+    assert said.read_text().count("It is tried again.") == 1
+    last = json.loads(printed.read_text().splitlines()[-1])
+    assert {each["name"] for each in last["classes"]} == {"video", "secret", "bulk", "default"}
+
+
+def test_the_start_of_an_agent_is_no_warning(agents: KindCluster) -> None:
+    """Of the one that has just taken the place of another: it was not asked before it could answer."""
+    name = agent_of(agents)["metadata"]["name"]
+    chosen = f"--field-selector=involvedObject.name={name},type=Warning"
+    said = json.loads(agents.kubectl.within(SYSTEM)("get", "events", chosen, "--output=json"))["items"]
+    assert [each["message"] for each in said] == []
+
+
+def plugin(cluster: KindCluster, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """A command of the plugin of kubectl, which is found by its name, and its environment."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "KUBECONFIG": str(cluster.kubectl.kubeconfig)}
+    return [cluster.kubectl.program, "podlane", *arguments], environment
+
+
+def podlane(cluster: KindCluster, *arguments: str) -> str:
+    """What the plugin prints."""
+    command, environment = plugin(cluster, *arguments)
     done = subprocess.run(
-        [cluster.kubectl.program, "podlane", *arguments],
-        env=os.environ | {"PATH": path, "KUBECONFIG": str(cluster.kubectl.kubeconfig)},
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     print(done.stdout)
     return done.stdout
@@ -192,8 +227,8 @@ def test_behind_istios_proxy_names_decide(lanes: Kubectl, server: Server) -> Non
     service = Service("api.default.svc.cluster.local", 8000, server.address(), 80)
     pod = Client.of_owner(lanes, meshed_deployment("meshed", ANNOTATIONS, service))
     until_in_force(pod)
-    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
-    assert held(pod.upload(server, SIZE, "secret.example.com", "tls"))
+    assert pod.is_held(server, SIZE, "video.example.com", "http")
+    assert pod.is_held(server, SIZE, "secret.example.com", "tls")
     # By TLS: each connection of the application is one of Envoy's, which keeps those of HTTP for whatever host comes next.
     assert pod.upload(server, SIZE, "other.example.com", "tls") > 2 * CEIL
     lanes("delete", "deployment", "meshed", "--wait=false")

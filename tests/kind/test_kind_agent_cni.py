@@ -100,7 +100,7 @@ def test_open_lets_pods_begin_without_an_agent(node: KindCluster, lanes: Kubectl
         pod = Client.of_owner(lanes, deployment("unheld"))
         assert pod.upload(server, SIZE, "video.example.com", "http") > 3 * CEIL
     until("its lanes", lambda: told(pod, "LanesProgrammed"), patience=60)
-    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
+    assert pod.is_held(server, SIZE, "video.example.com", "http")
     lanes("delete", "deployment", "unheld", "--wait=false")
 
 
@@ -141,6 +141,6 @@ def test_after_a_restart_of_the_node_pods_come_back_in_their_lanes(
     node.restart_node()
     until("the Pod to run again", lambda: pod.has_come_back(restarts), patience=180)
     server.until_ready()
-    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
+    assert pod.is_held(server, SIZE, "video.example.com", "http")
     rolled_out(node.kubectl.within(SYSTEM), AGENTS)
     lanes("delete", "deployment", "back", "--wait=false")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from kind_api import administrator
-from kind_cluster import PRIVILEGED, SIZE, STRICT, SYSTEM, Client, KindCluster, Server, held, lone_pod
+from kind_cluster import PRIVILEGED, SIZE, STRICT, SYSTEM, Client, KindCluster, Server, lone_pod
 from kubectl import Kubectl, RefusedError
 from manifests import INJECTED
 from steady import PodCreator
@@ -45,7 +45,7 @@ def test_an_upgrade_under_load_loses_no_pod_and_no_request(
 def test_a_namespace_that_enforces_privileged_takes_the_sidecar(installed: KindCluster, server: Server) -> None:
     installed.make_namespace(PRIVILEGED, {**INJECTED, "pod-security.kubernetes.io/enforce": "privileged"})
     pod = Client.start(installed.kubectl.within(PRIVILEGED), "client")
-    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
+    assert pod.is_held(server, SIZE, "video.example.com", "http")
 
 
 def test_a_namespace_that_enforces_baseline_says_what_it_does_not_allow(installed: KindCluster) -> None:

@@ -85,7 +85,7 @@ def test_a_killed_sidecar_is_started_again_and_limits_as_before(
     until("its rules", lambda: in_force(victim), patience=60)
     assert victim.status_of("podlane")["lastState"]["terminated"]["exitCode"] == 137
     assert victim.status_of("app")["restartCount"] == 0
-    assert held(victim.upload(server, SIZE, "video.example.com", "http"))
+    assert victim.is_held(server, SIZE, "video.example.com", "http")
 
 
 def test_a_hung_proxy_is_done_without_and_replaced(victim: Client, server: Server) -> None:
@@ -101,7 +101,7 @@ def test_a_hung_proxy_is_done_without_and_replaced(victim: Client, server: Serve
     assert 0 < at - stopped < 1
     until("another proxy", lambda: restarts(victim, "hang") == before + 1, patience=30)
     until("its rules", lambda: in_force(victim))
-    assert held(victim.upload(server, SIZE, "video.example.com", "http"))
+    assert victim.is_held(server, SIZE, "video.example.com", "http")
     assert victim.status_of("podlane")["restartCount"] == starts
 
 
@@ -111,13 +111,13 @@ def test_a_stopped_supervisor_is_found_by_the_liveness_probe(
     """Its proxy goes on; after three probes, half a minute apart, the kubelet starts the container anew."""
     starts = victim.status_of("podlane")["restartCount"]
     installed.kill(victim.status_of("podlane"), "SIGSTOP")
-    assert held(victim.upload(server, SIZE, "video.example.com", "http"))
+    assert victim.is_held(server, SIZE, "video.example.com", "http")
     until("a new container", lambda: victim.status_of("podlane")["restartCount"] > starts, patience=150)
     until("its rules", lambda: in_force(victim), patience=60)
     assert victim.status_of("podlane")["lastState"]["terminated"]["exitCode"] == 137
     assert any("Liveness probe failed" in event["message"] for event in victim.events("Unhealthy"))
     assert victim.status_of("app")["restartCount"] == 0
-    assert held(victim.upload(server, SIZE, "video.example.com", "http"))
+    assert victim.is_held(server, SIZE, "video.example.com", "http")
 
 
 def test_traffic_goes_on_while_a_proxy_out_of_memory_is_replaced(shop: Kubectl, server: Server) -> None:
@@ -139,7 +139,7 @@ def test_traffic_goes_on_while_a_proxy_out_of_memory_is_replaced(shop: Kubectl, 
         assert held(by_port.result(60))
     ended = pod.status_of("podlane")["lastState"]
     assert ended == {} or ended["terminated"]["reason"] == "OOMKilled"
-    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
+    assert pod.is_held(server, SIZE, "video.example.com", "http")
     shop("delete", "deployment", "full", "--wait=false")
 
 
@@ -172,4 +172,4 @@ def test_after_a_restart_of_the_node_pods_come_back_with_their_limits(
     installed.restart_node()
     until("the Pod to run again", lambda: victim.has_come_back(restarts, "podlane"), patience=180)
     server.until_ready()
-    assert held(victim.upload(server, SIZE, "video.example.com", "http"))
+    assert victim.is_held(server, SIZE, "video.example.com", "http")

@@ -78,11 +78,11 @@ def test_an_annotation_changed_on_a_live_pod_comes_into_force(client: Client, se
     """No container restarts, and the new limit is that of the traffic."""
     print(f"in force {change(client, NEW_CEIL):.1f} s after kubectl annotate was called")
     try:
-        assert held(client.upload(server, 3 * SIZE, "video.example.com", "http"), NEW_CEIL)
+        assert client.is_held(server, 3 * SIZE, "video.example.com", "http", ceil=NEW_CEIL)
         assert client.status_of("podlane")["restartCount"] == 0
     finally:
         change(client, CEIL)
-    assert held(client.upload(server, SIZE, "video.example.com", "http"))
+    assert client.is_held(server, SIZE, "video.example.com", "http")
 
 
 def test_an_invalid_annotation_is_refused_where_the_developer_sees_it(shop: Kubectl) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 import pytest
-from kind_cluster import INJECTORS, OPEN, ROOT, SHOP, SIZE, SYSTEM, Client, KindCluster, Server, held, rolled_out
+from kind_cluster import INJECTORS, OPEN, ROOT, SHOP, SIZE, SYSTEM, Client, KindCluster, Server, rolled_out
 from kubectl import Kubectl, RefusedError
 from waiting import until
 
@@ -86,7 +86,7 @@ def test_what_a_pod_may_not_open_is_refused(shop: Kubectl, sender: Client, serve
     ):  # fmt: skip
         until("the policy to be enforced", lambda: not reaches(sender, server, "tls", 4))
         assert {each: reaches(sender, server, *each) for each in asked} == {each: each[0] == "http" for each in asked}
-        assert held(sender.upload(server, SIZE, "video.example.com", "http"))
+        assert sender.is_held(server, SIZE, "video.example.com", "http")
     until("the policy to be gone", lambda: reaches(sender, server, "tls", 4))
 
 

@@ -40,7 +40,7 @@ def uploading(server: Server, **more: Any) -> dict[str, Any]:
 def test_pods_of_other_owners_get_their_limits(shop: Kubectl, server: Server, kind: str) -> None:
     name = kind.lower()
     pod = Client.of_owner(shop, owner(kind, name))
-    assert held(pod.upload(server, SIZE, "video.example.com", "http"))
+    assert pod.is_held(server, SIZE, "video.example.com", "http")
     shop("delete", kind, name, "--wait=false")
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 import pytest
-from kind_cluster import CEIL, LANES_NAMESPACE, SIZE, SYSTEM, Client, KindCluster, Server, held, rolled_out
+from kind_agents import in_the_network_of
+from kind_cluster import CEIL, LANES_NAMESPACE, SIZE, SYSTEM, Client, KindCluster, Server, rolled_out
 from waiting import until
 
 pytestmark = pytest.mark.timeout(300, method="signal")
@@ -13,22 +14,6 @@ pytestmark = pytest.mark.timeout(300, method="signal")
 
 CONFIGURATION: Final = "cat /etc/cni/net.d/*"
 """Of the node's network, in a shell there."""
-EVERYTHING: Final = """
-for name in $(ls /run/netns); do
-  ip -netns $name -brief address show dev eth0 | grep -q ' %s/' || continue
-  for save in iptables-save ip6tables-save; do ip netns exec $name $save; done
-  for family in -4 -6; do ip $family -netns $name rule; ip $family -netns $name route show table all; done
-  ip -netns $name link
-  tc -netns $name qdisc
-  tc -netns $name filter show dev eth0
-done
-"""
-"""What somebody can have put into the network of the Pod with an address."""
-
-
-def in_the_network_of(cluster: KindCluster, address: str) -> str:
-    """Rules, routes, interfaces, qdiscs and filters there."""
-    return cluster.in_node("sh", "-c", EVERYTHING % address)
 
 
 def test_nothing_remains_and_pods_can_be_created(installed: KindCluster, client: Client, server: Server) -> None:
@@ -39,9 +24,8 @@ def test_nothing_remains_and_pods_can_be_created(installed: KindCluster, client:
     until("the plugin", lambda: "podlane-cni" in installed.in_node("sh", "-c", CONFIGURATION), patience=60)
     installed.need_namespace(LANES_NAMESPACE, {"podlane.io/mode": "agent"})
     agents_pod = Client.start(installed.kubectl.within(LANES_NAMESPACE), "last")
-    assert held(agents_pod.upload(server, SIZE, "video.example.com", "http"))
-    address = agents_pod.document["status"]["podIP"]
-    assert "NFQUEUE" in (there := in_the_network_of(installed, address))
+    assert agents_pod.is_held(server, SIZE, "video.example.com", "http")
+    assert "NFQUEUE" in (there := in_the_network_of(agents_pod, installed))
     assert "htb" in there
     installed.helm("uninstall", "podlane", "--wait", "--timeout=120s")
     kinds = "mutatingwebhookconfiguration,validatingwebhookconfiguration,clusterrole,clusterrolebinding"
@@ -57,10 +41,10 @@ def test_nothing_remains_and_pods_can_be_created(installed: KindCluster, client:
     assert installed.in_node("sh", "-c", CONFIGURATION) == before, (
         "but for /opt/cni/bin/podlane-cni, which runtimes may still call"
     )
-    left = in_the_network_of(installed, address)
+    left = in_the_network_of(agents_pod, installed)
     print(left)
     assert not [word for word in ("PODLANE", "NFQUEUE", "htb", "15101", "ingress", "clsact", "ifb") if word in left]
-    assert held(client.upload(server, SIZE, "video.example.com", "http"))
+    assert client.is_held(server, SIZE, "video.example.com", "http")
     client.kubectl("rollout", "restart", "deployment/client")
     rolled_out(client.kubectl, "deployment/client")
     fresh = Client.of(client.kubectl, "client")

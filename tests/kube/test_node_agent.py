@@ -48,6 +48,18 @@ def test_a_pod_gets_its_lanes_follows_its_annotations_and_is_forgotten(
     until("the end of the workload", lambda: not agent.workload(pod.workload))
 
 
+@pytest.mark.parametrize("way", [{"datapath": "ebpf"}, {"on_failure": "closed"}], ids=["datapath", "on-failure"])
+def test_a_change_for_which_lanes_begin_anew_is_told(
+    node: Node, kubectl: Kubectl, start: Any, way: dict[str, str]
+) -> None:
+    """It adopts its own then, of which no earlier agent has told."""
+    start("--datapath", "step-aside")
+    pod = node.pod(kubectl, "web", limits("a"), AGENT)
+    pod.until_event("LanesProgrammed", "shared by a, default.")
+    pod.annotate(classes=limits("b")["podlane.io/classes"], **way)
+    pod.until_event("LanesProgrammed", "shared by b, default.")
+
+
 def test_the_label_none_takes_the_lanes_away_and_agent_brings_them_back(
     node: Node, kubectl: Kubectl, start: Any
 ) -> None:
