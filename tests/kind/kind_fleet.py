@@ -56,6 +56,7 @@ class Fleet:
         """Start one, log in, and connect the cluster's agents. In the end what the chart does not know of is removed."""
         made = cls(cluster, folder)
         system = cluster.kubectl.within(SYSTEM)
+        made._remove_volume()  # of a run that was killed
         made._make_volume()
         try:
             made._make_certificate()
@@ -70,9 +71,7 @@ class Fleet:
         finally:
             cluster.upgrade_or_install()
             system("delete", f"secret/{REST}", f"configmap/{FLEET_CA}", "--ignore-not-found")
-            system("delete", "persistentvolumeclaim", "--all", "--wait", timeout=90)
-            system("delete", "persistentvolume", VOLUME, "--wait", timeout=90)
-            cluster.in_node("rm", "-r", FOLDER)
+            made._remove_volume()
 
     def podlane(self, *arguments: str, stdin: str = "") -> str:
         """What a verb prints; REST is reached through a forwarded port, as the name that is in its certificate."""
@@ -110,9 +109,15 @@ class Fleet:
         system("rollout", "restart", CONTROL_PLANE)
         rolled_out(system, CONTROL_PLANE)
 
+    def _remove_volume(self) -> None:
+        system = self.cluster.kubectl.within(SYSTEM)
+        system("delete", "persistentvolumeclaim", "--all", "--wait", timeout=90)
+        system("delete", "persistentvolume", VOLUME, "--ignore-not-found", "--wait", timeout=90)
+        self.cluster.in_node("rm", "-rf", FOLDER)
+
     def _make_volume(self) -> None:
         (node,) = (each["metadata"]["name"] for each in self.cluster.kubectl.list("nodes"))
-        self.cluster.in_node("mkdir", "-p", FOLDER)
+        self.cluster.in_node("mkdir", "-m", "0777", FOLDER)  # as the provisioner of kind makes them
         expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
         self.cluster.kubectl.create({
             "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": VOLUME},
