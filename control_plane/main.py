@@ -103,7 +103,14 @@ def serve(
             url = _url(settings, port)
             gate = Gate(plane, RefusalRecorder(plane), settings.rate_limit, users=_users(settings, store, url))
             config = uvicorn.Config(
-                create_app(plane, fleet, Invitation(place, authority, time.time), dependencies, gate),
+                create_app(
+                    plane,
+                    fleet,
+                    Invitation(place, authority, time.time),
+                    dependencies,
+                    gate,
+                    connections=lambda: agents.connections if agents is not None else 0,
+                ),
                 log_config=None,
                 access_log=False,
                 lifespan="off",

@@ -21,10 +21,12 @@ from control_plane.read_models.read_models import ReadModels
 from control_plane.store.errors import StaleError
 from control_plane.store.event_store import EventStore
 from control_plane.store.records import Cause, NewEvent, StoredEvent
+from daemon.prometheus_text import MetricFamily, ObservedHistogram, histogram
 from traffic_policy.errors import PodlaneError
 
 _TRIES: Final = 50
 """Other processes may write to the same tenant. One of those that try at once always succeeds."""
+_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class VersionError(PodlaneError):
@@ -76,6 +78,27 @@ class Done:
     replayed: bool = False
 
 
+class CommandDurations:
+    """How long commands took, in seconds, by what became of them. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._outcomes = {outcome: ObservedHistogram(_SECONDS) for outcome in ("done", "refused", "failed")}
+
+    def observe(self, outcome: str, seconds: float) -> None:
+        """``outcome``: done, refused or failed."""
+        with self._lock:
+            self._outcomes[outcome].observe(seconds)
+
+    def family(self) -> MetricFamily:
+        """As it is told to Prometheus."""
+        family = histogram("podlane_control_plane_command_seconds", "Commands, until they are on disk.", "outcome")
+        with self._lock:
+            for outcome, observed in self._outcomes.items():
+                observed.add_to(family, outcome)
+        return family
+
+
 @dataclass(slots=True)
 class _Known:
     """A tenant as far as its log was read; whoever reads or changes it holds the lock."""
@@ -92,6 +115,7 @@ class ControlPlane:
         self.lists = ReadModels(store)
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self.durations = CommandDurations()
         self.on_append: list[Callable[[str], None]] = []
         """Called with the tenant, in the thread of the command, when something of it is on disk. Must not block."""
 
@@ -138,6 +162,18 @@ class ControlPlane:
         Raises :class:`VersionError`, what :func:`~control_plane.domain.decisions.decide` raises, and
         :class:`~control_plane.store.errors.KeyReusedError`.
         """
+        began, outcome = time.monotonic(), "failed"
+        try:
+            done = self._carry_out(tenant, command, by)
+            outcome = "done"
+        except (RefusedError, VersionError):
+            outcome = "refused"
+            raise
+        finally:
+            self.durations.observe(outcome, time.monotonic() - began)
+        return done
+
+    def _carry_out(self, tenant: str, command: Command, by: Circumstances) -> Done:
         cause = Cause(by.author, self.now_ms, by.address, by.reason, by.key, by.fingerprint)
         for caught_up in [False, *[True] * _TRIES]:
             # First by what we know: if that is not all, nothing is appended. Nobody is refused by what may be old.

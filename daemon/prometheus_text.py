@@ -6,6 +6,7 @@ an HTTP server and client, wsgiref and mail parsers, which every sidecar would k
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -52,6 +53,22 @@ def gauge(name: str, text: str, *labels: str) -> MetricFamily:
 def histogram(name: str, text: str, *labels: str) -> MetricFamily:
     """A histogram without samples, which :meth:`MetricFamily.add_counts` adds."""
     return MetricFamily("histogram", name, text, labels)
+
+
+class ObservedHistogram:
+    """Counts numbers by the buckets of these bounds. For one thread at a time."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds, self.counts, self.total = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, number: float) -> None:
+        """Count it."""
+        self.counts[bisect_left(self.bounds, number)] += 1
+        self.total += number
+
+    def add_to(self, family: MetricFamily, *labels: str) -> None:
+        """Add what was counted, with a value for each label."""
+        family.add_counts(self.bounds, self.counts, self.total, *labels)
 
 
 class Collector(Protocol):

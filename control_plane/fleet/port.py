@@ -75,6 +75,11 @@ class AgentsPort:
         if self._shared is not None:
             self._shared.start()
 
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return self._gateway.connections
+
     def close(self) -> None:
         """Have agents go elsewhere, and end all threads."""
         self._gateway.stop(_DRAIN)

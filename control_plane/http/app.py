@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -21,6 +21,7 @@ from control_plane.http import (
     health,
     live,
     login,
+    metrics,
     policies,
     progress,
     rollouts,
@@ -30,6 +31,7 @@ from control_plane.http.live import LivePlace
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.http.refused import RefusalNotes
 from control_plane.live.rows import DOCUMENTED
+from control_plane.metrics import ControlPlaneMetrics
 from control_plane.service import ControlPlane
 from daemon.version import installed_version
 
@@ -43,10 +45,12 @@ def create_app(
     invitation: Invitation | None = None,
     dependencies: Sequence[Dependency] = (),
     gate: Gate | None = None,
+    connections: Callable[[], int] = lambda: 0,
 ) -> FastAPI:
     """The application of a control plane. Without an invitation no agent can join.
 
-    ``dependencies`` are told of at ``/healthz``, besides the database. Who starts it has the gate's recorder write.
+    ``dependencies`` are told of at ``/healthz``, besides the database; ``connections`` is how many agents have.
+    Who starts it has the gate's recorder write.
     """
     gate = gate or Gate(plane, RefusalRecorder(plane), requests=0)
     app = FastAPI(
@@ -61,7 +65,8 @@ def create_app(
     app.state.invitation = invitation
     app.state.gate = gate
     app.state.live = LivePlace(plane, app.state.fleet, gate)
-    for room in (login, tenants, grants, clusters, agents, policies, progress, rollouts, audit, live):
+    app.state.metrics = ControlPlaneMetrics(plane, app.state.fleet, app.state.live, dependencies, connections)
+    for room in (login, tenants, grants, clusters, agents, policies, progress, rollouts, audit, live, metrics):
         app.include_router(room.router)
     app.include_router(health.router_of(plane, dependencies))
     install(app)

@@ -112,6 +112,8 @@ class LivePlace:
         self._lock = Lock()
         self._viewers: set[_Viewer] = set()
         self._strangers = 0
+        self.frames = self.bytes = 0
+        """That were sent."""
         plane.on_append.append(self._happened)
 
     @property
@@ -269,6 +271,8 @@ class LivePlace:
             return False
         if frame is not None and viewer.subscriptions.get(id) is subscription:
             await viewer.send(frame)
+            self.frames += 1
+            self.bytes += len(frame)
         return subscription.more
 
     async def _check(self, viewer: _Viewer) -> None:

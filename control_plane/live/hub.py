@@ -249,7 +249,7 @@ def _headed(kind: str, subscription: Subscription, moment: _Moment, rest: str) -
 
 
 def _json(content: Any) -> str:
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(content, separators=(",", ":"))
 
 
 def _floats(values: Iterable[float]) -> bytes:

@@ -91,6 +91,15 @@ class EventStore:
             rows = execute("SELECT tenant, position, digest FROM heads WHERE position > 0")
         return {tenant: Head(position, last) for tenant, position, last in rows}
 
+    def unpublished(self) -> int:
+        """How many events of all tenants are not known to have been published."""
+        with self.database.reading() as execute:
+            rows = execute(
+                "SELECT heads.position - COALESCE(published.position, 0) FROM heads "
+                "LEFT JOIN published ON published.tenant = heads.tenant"
+            )
+        return sum(max(0, behind) for (behind,) in rows)
+
     def verify(self, tenant: str) -> Head:
         """Check the whole log of a tenant. Raises :class:`~control_plane.store.errors.ChainError`."""
         end = self.heads().get(tenant, START)

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
 from daemon.process_metrics import process_families
-from daemon.prometheus_text import MetricFamily, counter, gauge, histogram, render
+from daemon.prometheus_text import MetricFamily, ObservedHistogram, counter, gauge, histogram, render
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """From an unchanged Pod (under a millisecond) to the webhook's time limit."""
 _BYTES: Final = (256, 512, 1024, 2048, 4096, 8192, 16384, 65536)
-
-
-class _Histogram:
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds, self.counts, self.total = bounds, [0] * (len(bounds) + 1), 0.0
-
-    def observe(self, number: float) -> None:
-        self.counts[bisect_left(self.bounds, number)] += 1
-        self.total += number
-
-    def add_to(self, family: MetricFamily, *labels: str) -> None:
-        family.add_counts(self.bounds, self.counts, self.total, *labels)
 
 
 class InjectorMetrics:
@@ -37,8 +24,8 @@ class InjectorMetrics:
         self.old_kubelets: int | None = None
         """Nodes whose kubelet has no native sidecars; None: not known."""
         self._reviews: Tally[tuple[str, str]] = Tally()
-        self._seconds: dict[str, _Histogram] = {}
-        self._patch_bytes = _Histogram(_BYTES)
+        self._seconds: dict[str, ObservedHistogram] = {}
+        self._patch_bytes = ObservedHistogram(_BYTES)
         self._api_errors: Tally[tuple[str, str, str]] = Tally()
         self._expiry: dict[str, float] = {}
         self._loads: Tally[str] = Tally()
@@ -47,7 +34,7 @@ class InjectorMetrics:
     def reviewed(self, webhook: str, result: str, seconds: float, patch_bytes: int) -> None:
         """Count a review answered after this many seconds; ``patch_bytes`` is 0 for an unchanged Pod."""
         self._reviews[result, webhook] += 1
-        self._seconds.setdefault(webhook, _Histogram(_SECONDS)).observe(seconds)
+        self._seconds.setdefault(webhook, ObservedHistogram(_SECONDS)).observe(seconds)
         if patch_bytes:
             self._patch_bytes.observe(patch_bytes)
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -15,6 +16,10 @@ import pytest
 from click.testing import CliRunner
 from sidecar_metrics import rendered_metrics
 
+from control_plane.http.app import create_app
+from control_plane.metrics import ControlPlaneMetrics
+from control_plane.service import ControlPlane
+from control_plane.store.event_store import open_store
 from injector.server.metrics import InjectorMetrics as InjectorMetrics
 from node_agent.admin import AgentAdmin
 from node_agent.agent import Agent
@@ -79,12 +84,20 @@ def test_every_metric_in_the_docs_exists() -> None:
     assert {re.sub(r"_total$", "", name) for name in documented} <= exported
 
 
-def test_the_page_of_metrics_has_those_that_are_exported_and_no_other() -> None:
+def metrics_of_control_plane(folder: Path) -> str:
+    with closing(open_store(f"sqlite:{folder}/events.db")) as store:
+        app = create_app(ControlPlane(store))
+        metrics: ControlPlaneMetrics = app.state.metrics
+        return metrics.render().decode()
+
+
+def test_the_page_of_metrics_has_those_that_are_exported_and_no_other(tmp_path: Path) -> None:
     text = (ROOT / "docs/reference/metrics.md").read_text()
     documented = dict(re.findall(r"^\| `(podlane_\w+)` \| (\w+) \|", text, re.MULTILINE))
     of_injector = types_exported(InjectorMetrics().render().decode(), "podlane_injector_")
     of_agent = types_exported(AgentAdmin(cast("Agent", SimpleNamespace(running={}))).metrics().decode(), "podlane_")
     exported = types_exported(rendered_metrics().decode(), "podlane_") | of_injector | of_agent
+    exported |= types_exported(metrics_of_control_plane(tmp_path), "podlane_")
     assert documented == {name: kind for name, kind in exported.items() if not name.endswith("_created")}
 
 

@@ -1,0 +1,65 @@
+"""What Prometheus is told of this process and of what it serves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+from control_plane.fleet.agent_status import AgentState, FleetStatus
+from control_plane.health import Dependency
+from control_plane.http.live import LivePlace
+from control_plane.service import ControlPlane
+from daemon.process_metrics import process_families
+from daemon.prometheus_text import MetricFamily, counter, gauge, render
+
+_PREFIX = "podlane_control_plane"
+
+
+class ControlPlaneMetrics:
+    """Made when they are asked for. Blocks. ``connections``: of agents to this process."""
+
+    def __init__(
+        self,
+        plane: ControlPlane,
+        fleet: FleetStatus,
+        live: LivePlace,
+        dependencies: Sequence[Dependency],
+        connections: Callable[[], int],
+    ) -> None:
+        self._plane = plane
+        self._fleet = fleet
+        self._live = live
+        self._dependencies = dependencies
+        self._connections = connections
+
+    def render(self) -> bytes:
+        """All metrics in Prometheus' text format. Raises :class:`~control_plane.store.errors.StoreError`."""
+        return render([*process_families(), *self._families()])
+
+    def _families(self) -> Iterator[MetricFamily]:
+        agents = gauge(f"{_PREFIX}_agents", "Agents that have joined, by state.", "tenant", "state")
+        events = counter(f"{_PREFIX}_events", "Events in the log.", "tenant")
+        for name, head in sorted(self._plane.store.heads().items()):
+            events.add(head.position, name)
+            with self._plane.reading(name) as tenant:
+                joined = [(cluster.name, node) for cluster in tenant.clusters.values() for node in cluster.agents]
+            known = self._fleet.agents(name)
+            states = Counter(known.state(known.agents.get(key)) for key in joined)
+            for state in AgentState:
+                agents.add(states[state], name, state)
+        connections = gauge(f"{_PREFIX}_agent_connections", "Connections of agents to this process.")
+        connections.add(self._connections())
+        lag = gauge(f"{_PREFIX}_unpublished_events", "Events that Kafka has not acknowledged; without Kafka none.")
+        if any(each.state.name == "kafka" for each in self._dependencies):
+            lag.add(self._plane.store.unpublished())
+        up = gauge(f"{_PREFIX}_dependency_up", "1: it answers; 0: it does not.", "dependency")
+        for dependency in self._dependencies:
+            if (is_up := dependency.state.up) is not None:
+                up.add(is_up, dependency.state.name)
+        viewers = gauge(f"{_PREFIX}_viewers", "Live connections (/v1/live) to this process.")
+        viewers.add(self._live.viewers)
+        frames = counter(f"{_PREFIX}_live_frames", "Frames that were sent to viewers.")
+        frames.add(self._live.frames)
+        sent = counter(f"{_PREFIX}_live_bytes", "Their bytes.")
+        sent.add(self._live.bytes)
+        yield from (agents, events, connections, lag, up, self._plane.durations.family(), viewers, frames, sent)
