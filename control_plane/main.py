@@ -110,6 +110,7 @@ def serve(
                     dependencies,
                     gate,
                     connections=lambda: agents.connections if agents is not None else 0,
+                    prometheus=settings.prometheus,
                 ),
                 log_config=None,
                 access_log=False,

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 from control_plane.fleet.agent_status import AgentState, FleetStatus
+from control_plane.fleet.figures import COUNTERS
+from control_plane.fleet.past import METRIC
 from control_plane.health import Dependency
 from control_plane.http.live import LivePlace
 from control_plane.service import ControlPlane
 from daemon.process_metrics import process_families
 from daemon.prometheus_text import MetricFamily, counter, gauge, render
 
-_PREFIX = "podlane_control_plane"
+_PREFIX: Final = "podlane_control_plane"
+_LANE: Final = ("tenant", "policy", "lane", "direction")
 
 
 class ControlPlaneMetrics:
@@ -39,6 +43,10 @@ class ControlPlaneMetrics:
     def _families(self) -> Iterator[MetricFamily]:
         agents = gauge(f"{_PREFIX}_agents", "Agents that have joined, by state.", "tenant", "state")
         events = counter(f"{_PREFIX}_events", "Events in the log.", "tenant")
+        lanes = [
+            counter(METRIC.format(name).removesuffix("_total"), f"What went through lanes: {name}.", *_LANE)
+            for name in COUNTERS
+        ]
         for name, head in sorted(self._plane.store.heads().items()):
             events.add(head.position, name)
             with self._plane.reading(name) as tenant:
@@ -47,6 +55,9 @@ class ControlPlaneMetrics:
             states = Counter(known.state(known.agents.get(key)) for key in joined)
             for state in AgentState:
                 agents.add(states[state], name, state)
+            for key, numbers in known.figures.counters(self._plane.now).items():
+                for family, number in zip(lanes, numbers, strict=True):
+                    family.add(number, name, *key)
         connections = gauge(f"{_PREFIX}_agent_connections", "Connections of agents to this process.")
         connections.add(self._connections())
         lag = gauge(f"{_PREFIX}_unpublished_events", "Events that Kafka has not acknowledged; without Kafka none.")
@@ -62,4 +73,5 @@ class ControlPlaneMetrics:
         frames.add(self._live.frames)
         sent = counter(f"{_PREFIX}_live_bytes", "Their bytes.")
         sent.add(self._live.bytes)
-        yield from (agents, events, connections, lag, up, self._plane.durations.family(), viewers, frames, sent)
+        yield from (agents, events, *lanes, connections, lag, up)
+        yield from (self._plane.durations.family(), viewers, frames, sent)

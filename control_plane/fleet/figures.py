@@ -51,6 +51,7 @@ class TenantFigures:
         self._now: list[int] = []
         self._second = 0
         self._past: deque[tuple[int, array[int]]] = deque(maxlen=SECONDS)
+        self._counted: dict[LaneKey, list[int]] = {}
         self._lock = Lock()
 
     @property
@@ -109,9 +110,20 @@ class TenantFigures:
                 found.append(LaneSeries(name, lane, direction, values))
         return found
 
+    def counters(self, until: int) -> dict[LaneKey, tuple[int, ...]]:
+        """What was added to each of :data:`COUNTERS` before ``until`` (Unix time), since the lane is known here."""
+        with self._lock:
+            if self._second < until:
+                self._turn(until)
+            return {key: tuple(counted) for key, counted in self._counted.items()}
+
     def _turn(self, second: int) -> None:
         """Put what was gathered among the past."""
         if any(self._now):
+            for key, place in self._places.items():
+                counted = self._counted.setdefault(key, [0] * len(COUNTERS))
+                for number in range(len(COUNTERS)):
+                    counted[number] += self._now[place * _WIDTH + number]
             self._past.append((self._second, array("Q", [min(value, _MOST) for value in self._now])))
         self._now = [0] * (len(self._places) * _WIDTH)
         self._second = second
@@ -149,3 +161,4 @@ class TenantFigures:
         self._past = deque(((second, array("Q", moved(row))) for second, row in self._past), SECONDS)
         self._now = list(moved(self._now))
         self._places = {key: number for number, key in enumerate(kept)}
+        self._counted = {key: counted for key, counted in self._counted.items() if key in kept}

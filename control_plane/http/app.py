@@ -12,6 +12,7 @@ from control_plane.access.gate import Gate
 from control_plane.access.refusals import RefusalRecorder
 from control_plane.fleet.agent_status import FleetStatus
 from control_plane.fleet.invitation import Invitation
+from control_plane.fleet.past import LanePast
 from control_plane.health import Dependency
 from control_plane.http import (
     agents,
@@ -46,11 +47,12 @@ def create_app(
     dependencies: Sequence[Dependency] = (),
     gate: Gate | None = None,
     connections: Callable[[], int] = lambda: 0,
+    prometheus: str = "",
 ) -> FastAPI:
     """The application of a control plane. Without an invitation no agent can join.
 
-    ``dependencies`` are told of at ``/healthz``, besides the database; ``connections`` is how many agents have.
-    Who starts it has the gate's recorder write.
+    ``dependencies`` are told of at ``/healthz``, besides the database; ``connections`` is how many agents have,
+    ``prometheus`` the URL of one that knows figures of long ago. Who starts it has the gate's recorder write.
     """
     gate = gate or Gate(plane, RefusalRecorder(plane), requests=0)
     app = FastAPI(
@@ -64,6 +66,7 @@ def create_app(
     app.state.fleet = fleet or FleetStatus()
     app.state.invitation = invitation
     app.state.gate = gate
+    app.state.past = LanePast(prometheus)
     app.state.live = LivePlace(plane, app.state.fleet, gate)
     app.state.metrics = ControlPlaneMetrics(plane, app.state.fleet, app.state.live, dependencies, connections)
     for room in (login, tenants, grants, clusters, agents, policies, progress, rollouts, audit, live, metrics):

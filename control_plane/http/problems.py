@@ -22,6 +22,7 @@ from control_plane.domain.errors import (
     UnknownEventError,
     UnknownSubjectError,
 )
+from control_plane.fleet.past import PrometheusError
 from control_plane.service import VersionError
 from control_plane.store.errors import KeyReusedError, StaleError, StoreError
 from traffic_policy.errors import PodlaneError, PolicyError
@@ -67,6 +68,7 @@ _KINDS: Final[Mapping[type[PodlaneError], tuple[int, str, str]]] = {
     KeyReusedError: (422, "key-reused", "The Idempotency-Key was used before"),
     StaleError: (503, "busy", "Others write all the time"),
     UnknownEventError: (503, "newer-events", "A newer version has written"),
+    PrometheusError: (503, "prometheus-failed", "Prometheus failed"),
     ProviderError: (503, "provider-failed", "The identity provider failed"),
     StoreError: (503, "store-failed", "The database failed"),
 }

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
 from control_plane.domain.access import Operation
 from control_plane.fleet.figures import SECONDS, LaneSeries
+from control_plane.fleet.past import LanePast, PastRange
 from control_plane.fleet.standing import FleetStanding
 from control_plane.http.agents import TheFleet
 from control_plane.http.context import TheCaller, ThePlane, permit
@@ -18,6 +19,7 @@ from control_plane.http.problems import responses
 from control_plane.http.tenants import existing
 
 router = APIRouter(prefix="/v1/tenants/{tenant}", responses=responses())
+_LATEST: Final = 2**40
 
 
 class PolicyProgress(BaseModel):
@@ -75,6 +77,25 @@ class FiguresDocument(BaseModel):
     lanes: list[LaneFigures]
 
 
+class PastLaneFigures(BaseModel):
+    """One lane: the counter a second at each time, a mean over ``step`` or four minutes; null: nobody knows."""
+
+    policy: str
+    lane: str
+    direction: str
+    values: list[float | None]
+
+
+class PastDocument(BaseModel):
+    """Values are of ``points`` times, from ``since`` (Unix seconds) on, ``step`` seconds apart."""
+
+    since: int
+    step: int
+    points: int
+    counter: str
+    lanes: list[PastLaneFigures]
+
+
 @router.get("/policies/{policy}/progress")
 def get_progress(plane: ThePlane, fleet: TheFleet, caller: TheCaller, tenant: str, policy: str) -> PolicyProgress:
     """Has the change reached everyone?"""
@@ -97,11 +118,43 @@ def get_figures(
     tenant: str,
     seconds: Annotated[int, Query(ge=1, le=SECONDS)] = 10,
     policy: Annotated[str | None, Query(max_length=63, description="Only of this one.")] = None,
+    cluster: Annotated[str | None, Query(max_length=63, description="Only of its agents.")] = None,
 ) -> FiguresDocument:
     """Sums over the agents that are connected to this process, of the last seconds."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
         existing(state)
     until = plane.now
-    lanes = [LaneFigures.describe(each) for each in fleet.agents(tenant).figures.window(until, seconds, policy)]
-    return FiguresDocument(until=until, seconds=seconds, lanes=lanes)
+    agents = fleet.agents(tenant)
+    figures = agents.figures if cluster is None else agents.clusters.get(cluster)
+    found = figures.window(until, seconds, policy) if figures is not None else []
+    return FiguresDocument(until=until, seconds=seconds, lanes=[LaneFigures.describe(each) for each in found])
+
+
+def _past(request: Request) -> LanePast:
+    past: LanePast = request.app.state.past
+    return past
+
+
+@router.get("/figures/past", responses=responses(409))
+def get_past_figures(
+    plane: ThePlane,
+    past: Annotated[LanePast, Depends(_past)],
+    caller: TheCaller,
+    tenant: str,
+    since: Annotated[int, Query(ge=0, le=_LATEST, description="Unix seconds.")],
+    until: Annotated[int, Query(ge=0, le=_LATEST, description="Unix seconds.")],
+    step: Annotated[int, Query(ge=1, le=86_400, description="Seconds between two values.")] = 60,
+    counter: Annotated[Literal["bytes", "packets", "dropped", "overlimits"], Query()] = "bytes",
+    policy: Annotated[str, Query(max_length=63, description="Only of this one.")] = "",
+    lane: Annotated[str, Query(max_length=63, description="Only of this one.")] = "",
+    direction: Annotated[Literal["", "egress", "ingress"], Query()] = "",
+) -> PastDocument:
+    """What went through lanes longer ago than 15 minutes, over all agents, as Prometheus has it (`--prometheus`)."""
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        existing(state)
+    over = PastRange(since, until, step)
+    found = past.ask(tenant, counter, (policy, lane, direction), over)
+    lanes = [PastLaneFigures(**asdict(each)) for each in found]
+    return PastDocument(since=since, step=step, points=over.points, counter=counter, lanes=lanes)

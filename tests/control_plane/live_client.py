@@ -101,9 +101,11 @@ class Viewer:
 
 
 @contextmanager
-def live_server(bench: Bench, **options: Any) -> Iterator[LiveServer]:
+def live_server(bench: Bench, prometheus: str = "", **options: Any) -> Iterator[LiveServer]:
+    """``options`` are the gate's."""
     recorder = RefusalRecorder(bench.plane)
-    app = create_app(bench.plane, bench.fleet, gate=Gate(bench.plane, recorder, requests=0, **options))
+    gate = Gate(bench.plane, recorder, requests=0, **options)
+    app = create_app(bench.plane, bench.fleet, gate=gate, prometheus=prometheus)
     config = uvicorn.Config(
         app, port=0, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2, **WEBSOCKETS
     )

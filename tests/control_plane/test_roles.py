@@ -28,6 +28,7 @@ BODIES = {
     "PUT /v1/tenants/{tenant}/clusters/{cluster}/trust": {},
 }
 """What operations want. A body that is wrong is refused before it is asked who sends it."""
+QUERY = {"dry-run": "true", "since": "1", "until": "2"}
 NAMES = {"tenant": "default", "policy": "web", "cluster": "east", "group": "ops", "token": "0" * 16, "node": "n1"}
 COLUMNS = [*Role, "platform"]
 
@@ -87,9 +88,7 @@ def test_each_cell(api: TestClient, plane: ControlPlane, home: str, role: Role) 
         column = "platform" if home == "platform" and role is Role.ADMINISTRATOR else role
         # What is about no tenant is the same for all; else roles count at home, and the platform's administrators'.
         allowed = row[column] == "yes" and (column == "platform" or home == "default" or "{tenant}" not in path)
-        answer = api.request(
-            method, path.format(**NAMES), params={"dry-run": "true"}, json=BODIES.get(operation), headers=headers
-        )
+        answer = api.request(method, path.format(**NAMES), params=QUERY, json=BODIES.get(operation), headers=headers)
         if allowed:
             # Not all that they are about is there.
             assert answer.is_success or answer.status_code in (404, 409), f"{operation}: {answer.text}"
@@ -105,5 +104,7 @@ def test_who_has_no_token_may_do_nothing(api: TestClient) -> None:
             # From another address each time: strangers may not ask often.
             api = TestClient(api.app, client=(f"192.0.2.{number}", 1))
             for headers in ({}, {"Authorization": f"Bearer {new_token('platform')}"}):
-                answer = api.request(method, path.format(**NAMES), json=BODIES.get(operation), headers=headers)
+                answer = api.request(
+                    method, path.format(**NAMES), params=QUERY, json=BODIES.get(operation), headers=headers
+                )
                 assert answer.status_code == 401, operation

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 from fleet_bench import POLICY, Agent, Bench, running_bench
+from prometheus_server import free_port, prometheus_server
 from waiting import until
 
 from control_plane.domain.checked_policy import CheckedPolicy
@@ -23,12 +19,6 @@ from control_plane.domain.rollout_gates import QueryAnswer
 from control_plane.fleet.agent_status import RolloutProgress
 from control_plane.fleet.rollout_driver import PrometheusGates, RolloutDriver, ask_prometheus
 from fleet_api.agent_pb2 import LaneSum, Report, WorkloadState
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
 
 PLAN = RolloutPlan((Stage(count=1), Stage(percent=50)), soak=30)
 OTHER = {**POLICY, "total": "90Mbit"}
@@ -216,31 +206,8 @@ def test_what_is_under_way_goes_on_after_a_restart(fleet: Fleet) -> None:
 @pytest.fixture
 def prometheus(tmp_path: Path) -> Iterator[str]:
     """A real one that scrapes nothing."""
-    program = shutil.which("prometheus")
-    if program is None:
-        pytest.skip("prometheus is not installed: make test-packages")
-    (tmp_path / "prometheus.yml").write_text("{}\n")
-    place = f"127.0.0.1:{free_port()}"
-    command = [
-        program,
-        f"--web.listen-address={place}",
-        f"--config.file={tmp_path / 'prometheus.yml'}",
-        f"--storage.tsdb.path={tmp_path / 'data'}",
-    ]
-    with (tmp_path / "log").open("w") as said, subprocess.Popen(command, stderr=said, stdout=said) as process:
-
-        def ready() -> bool:
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            try:
-                return urlopen(f"http://{place}/-/ready", timeout=5).status == 200
-            except URLError:
-                return False
-
-        try:
-            until("Prometheus", ready)
-            yield f"http://{place}"
-        finally:
-            process.terminate()
+    with prometheus_server(tmp_path) as url:
+        yield url
 
 
 def test_queries_to_prometheus(prometheus: str) -> None:
