@@ -98,8 +98,15 @@ class Desired(_message.Message):
     def __init__(self, revision: _Optional[int] = ..., hash: _Optional[bytes] = ..., base: _Optional[int] = ..., policies: _Optional[_Iterable[_Union[Policy, _Mapping]]] = ..., removed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Policy(_message.Message):
-    __slots__ = ("name", "revision", "document", "selector")
+    __slots__ = ("name", "revision", "document", "selector", "nodes")
     class SelectorEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class NodesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -110,11 +117,13 @@ class Policy(_message.Message):
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DOCUMENT_FIELD_NUMBER: _ClassVar[int]
     SELECTOR_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
     name: str
     revision: int
     document: str
     selector: _containers.ScalarMap[str, str]
-    def __init__(self, name: _Optional[str] = ..., revision: _Optional[int] = ..., document: _Optional[str] = ..., selector: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    nodes: _containers.ScalarMap[str, str]
+    def __init__(self, name: _Optional[str] = ..., revision: _Optional[int] = ..., document: _Optional[str] = ..., selector: _Optional[_Mapping[str, str]] = ..., nodes: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class Applied(_message.Message):
     __slots__ = ("revision", "hash", "programmed", "failed", "waiting", "failures", "refusal")

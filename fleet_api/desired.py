@@ -16,12 +16,14 @@ class OtherBaseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class FleetPolicy:
-    """A policy for the workloads that have all labels of ``selector``. ``document`` is JSON."""
+    """A policy for the workloads that have all labels of ``selector``, on nodes with all labels of ``nodes``.
+    ``document`` is JSON."""
 
     name: str
     revision: int
     document: str
     selector: Mapping[str, str] = field(default_factory=dict)
+    nodes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,11 @@ class DesiredState:
 
     @property
     def hash(self) -> bytes:
-        """SHA-256 over the JSON of the policies, sorted, without spaces. The revision has no part in it."""
+        """SHA-256 over the JSON of the policies, sorted, without spaces.
+
+        The revision has no part in it, nor have the labels of nodes, which agents before 0.3 do not know: a policy's
+        revision stands for them.
+        """
         said = [
             [p.name, p.revision, p.document, dict(sorted(p.selector.items()))]
             for p in sorted(self.policies.values(), key=lambda each: each.name)
@@ -50,7 +56,10 @@ def message_of(state: DesiredState, base: DesiredState | None = None) -> Desired
         hash=state.hash,
         base=base.revision if base is not None else 0,
         policies=[
-            Policy(name=p.name, revision=p.revision, document=p.document, selector=dict(p.selector)) for p in changed
+            Policy(
+                name=p.name, revision=p.revision, document=p.document, selector=dict(p.selector), nodes=dict(p.nodes)
+            )
+            for p in changed
         ],
         removed=sorted(before.keys() - state.policies.keys()),
     )
@@ -61,8 +70,8 @@ def applied(there: DesiredState, change: Desired) -> DesiredState:
     if change.base and change.base != there.revision:
         raise OtherBaseError(f"The change is against revision {change.base}; {there.revision} is there.")
     policies = {
-        p.name: FleetPolicy(p.name, p.revision, p.document, dict(p.selector)) for p in change.policies
-    }  # fmt: skip
+        p.name: FleetPolicy(p.name, p.revision, p.document, dict(p.selector), dict(p.nodes)) for p in change.policies
+    }
     kept = {name: p for name, p in there.policies.items() if name not in change.removed} if change.base else {}
     state = DesiredState(change.revision, {**kept, **policies})
     if state.hash != change.hash:

@@ -14,6 +14,8 @@ MAX_TO_AGENT: Final = 4 << 20
 """Bytes of one message to an agent: all policies of a tenant."""
 MAX_FROM_AGENT: Final = 256 << 10
 """Bytes of one message from an agent."""
+MAX_NODE_LABELS: Final = 64
+"""Labels of its node that an agent says."""
 MAX_FAILURES: Final = 100
 """Workloads that an agent names in one message."""
 REPORT_INTERVAL: Final = 1.0

@@ -87,7 +87,11 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
                 nursery.start_soon(node.sweeper.run)
                 await nursery.start(node.reader.run)
                 agent = Agent(node, nursery)
-                fleet = None if settings.fleet is None else await join_fleet(settings.fleet, agent, node)
+                fleet = (
+                    None
+                    if settings.fleet is None
+                    else await join_fleet(settings.fleet, agent, node, api, settings.node)
+                )
                 known = fleet is not None
                 source = None
                 if api is not None and settings.node:
@@ -99,6 +103,8 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
                 put = partial(_put, fleet.policies.want if fleet else agent.put, agent, partial(on_ready, port))
                 if fleet is not None:
                     nursery.start_soon(fleet.link.run)
+                    for part in fleet.parts:
+                        nursery.start_soon(part)
                 if source is not None and events is not None:
                     nursery.start_soon(source.run, put)
                     nursery.start_soon(events.run)

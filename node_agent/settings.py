@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from daemon.settings_error import settings_error
 from node_agent.fleet.fleet_settings import FleetSettings, parse_addresses
+from node_agent.fleet.node_labels import parse_node_labels
 from traffic_policy.errors import ConfigError
 from traffic_policy.pod.mode import Mode
 from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, AgentDatapath, LogFormat, LogLevel, OnFailure
@@ -42,6 +43,7 @@ class AgentSettings(BaseSettings):
     service_account_token: Path | None = None
     control_plane_ca: Path | None = None
     cluster: Annotated[str, Field(pattern=r"^([a-z0-9-]+/)?[a-z0-9-]*$")] = ""
+    node_labels: str = ""
     name: Annotated[str, Field(pattern=r"^[a-z0-9.-]*$")] = ""
     data: Path = Path("/var/lib/podlane/agent")
     daemon_set: Annotated[str, Field(pattern=r"^([a-z0-9-]+/[a-z0-9.-]+)?$")] = ""
@@ -67,6 +69,7 @@ class AgentSettings(BaseSettings):
             self.control_plane_ca,
             self.cluster,
             named,
+            parse_node_labels(self.node_labels),
         )
 
     @property
@@ -100,6 +103,8 @@ def load_settings(overrides: dict[str, Any], *, needs_source: bool = True) -> Ag
         raise ConfigError("An agent makes no sidecars. Write --mode agent or --mode none.")
     if settings.fleet is None and (settings.join_token or settings.service_account_token):
         raise ConfigError("The token is for a control plane. Name it by --control-plane, or take the token away.")
+    if settings.fleet is None and settings.node_labels:
+        raise ConfigError("Labels of the node are for a control plane. Name it by --control-plane.")
     if settings.workloads is not None and settings.cni_conf_dir is not None:
         raise ConfigError("CNI plugins are for Pods. Take --cni-conf-dir away, or name a node instead of --workloads.")
     return settings

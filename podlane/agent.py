@@ -89,6 +89,12 @@ A changed file is put in force at once. SIGTERM ends the agent and leaves the la
     metavar="NAME",
     help="The control plane's name of this cluster: CLUSTER or TENANT/CLUSTER.  [default: that of the join token]",
 )
+@click.option(
+    "--node-labels",
+    metavar="LABELS",
+    help="Labels of this node, besides those in the API server, by which the control plane selects policies: "
+    "zone=a,rack=7.",
+)
 @click.option("--name", metavar="NAME", help="The control plane's name of this node.  [default: --node, or the host's]")
 @click.option(
     "--data",

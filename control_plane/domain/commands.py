@@ -78,6 +78,14 @@ class TrustCluster:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelCluster:
+    """Replaces all labels that it has."""
+
+    cluster: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class IssueJoinToken:
     """``node``: the only one that may use it; empty: any that has no agent yet."""
 
@@ -127,6 +135,7 @@ class DraftPolicy:
     policy: str
     content: CheckedPolicy
     selector: Mapping[str, str] = field(default_factory=dict)
+    nodes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +192,7 @@ ClusterCommand = (
     AddCluster
     | RemoveCluster
     | TrustCluster
+    | LabelCluster
     | IssueJoinToken
     | RevokeJoinToken
     | EnrolAgent

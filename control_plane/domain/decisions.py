@@ -22,6 +22,7 @@ from control_plane.domain.commands import (
     GrantGroup,
     IssueJoinToken,
     IssueToken,
+    LabelCluster,
     RemoveCluster,
     RetitleTenant,
     RevokeAgent,
@@ -37,6 +38,7 @@ from control_plane.domain.events import (
     AgentEnrolled,
     AgentRevoked,
     ClusterAdded,
+    ClusterLabelled,
     ClusterRemoved,
     ClusterTrusted,
     Event,
@@ -51,8 +53,9 @@ from control_plane.domain.events import (
     TokenRevoked,
 )
 from control_plane.domain.names import check_name
-from control_plane.domain.policy_decisions import about_policy
+from control_plane.domain.policy_decisions import about_policy, checked_labels
 from control_plane.domain.tenant import ClusterTrust, MemberCluster, Tenant
+from traffic_policy.selection import CLUSTER_LABEL
 
 _NODE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 """A DNS subdomain: names of Kubernetes' nodes."""
@@ -157,6 +160,8 @@ def _about_cluster(tenant: Tenant, command: ClusterCommand, now: int) -> tuple[E
             return (ClusterRemoved(name),)
         case TrustCluster():
             return _trust(cluster, command)
+        case LabelCluster(name, labels):
+            return _label(cluster, checked_labels(labels))
         case IssueJoinToken(name, id, digest, expires_at, node):
             if id in cluster.join_tokens or id in cluster.spent:
                 raise StateConflictError(f"There was a join token {id} already.", "Choose another id.")
@@ -223,6 +228,12 @@ def _trust(cluster: MemberCluster, command: TrustCluster) -> tuple[Event, ...]:
     if not _SERVICE_ACCOUNT.fullmatch(command.service_account):
         raise InvalidError(f"{command.service_account[:200]!r} is not a ServiceAccount.", "Write it as NAMESPACE/NAME.")
     return () if cluster.trust == ClusterTrust(*wish) else (ClusterTrusted(cluster.name, *wish),)
+
+
+def _label(cluster: MemberCluster, labels: dict[str, str]) -> tuple[Event, ...]:
+    if CLUSTER_LABEL in labels:
+        raise InvalidError(f"{CLUSTER_LABEL} is the cluster's name.", "Leave it out: each cluster has it.")
+    return () if labels == cluster.labels else (ClusterLabelled(cluster.name, labels),)
 
 
 def _check_node(node: str) -> None:

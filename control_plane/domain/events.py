@@ -6,10 +6,13 @@ Values are JSON's own. Times are Unix seconds. No event has a secret.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, get_args
 
 from control_plane.domain.errors import UnknownEventError
+
+ADDED: Final = {"added": True}
+"""Metadata of a field that an event had not always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,14 @@ class ClusterTrusted:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterLabelled:
+    """All nodes of the cluster have these labels from now on, and none that were given to it before."""
+
+    cluster: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class JoinTokenIssued:
     """``node``: the only one that may use it; empty: any that has no agent yet."""
 
@@ -116,11 +127,13 @@ class AgentRevoked:
 
 @dataclass(frozen=True, slots=True)
 class PolicyDrafted:
-    """``document`` is a policy in the grammar of ``docs/reference/policy.md``, ``selector`` labels of workloads."""
+    """``document`` is a policy in the grammar of ``docs/reference/policy.md``, ``selector`` labels of workloads, and
+    ``nodes`` labels of the nodes that they are on."""
 
     policy: str
     document: Mapping[str, Any]
     selector: Mapping[str, str] = field(default_factory=dict)
+    nodes: Mapping[str, str] = field(default_factory=dict, metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +213,7 @@ ClusterEvent = (
     ClusterAdded
     | ClusterRemoved
     | ClusterTrusted
+    | ClusterLabelled
     | JoinTokenIssued
     | JoinTokenRevoked
     | AgentEnrolled
@@ -226,8 +240,15 @@ def subject(event: Event) -> str:
 
 
 def encode(event: Event) -> tuple[str, dict[str, Any]]:
-    """The kind and the data of an event, as they are stored."""
-    return type(event).__name__, asdict(event)
+    """The kind and the data of an event, as they are stored.
+
+    What was :data:`ADDED` is left out where it says nothing, so that the version before reads the event, too.
+    """
+    data = asdict(event)
+    for each in fields(event):
+        if each.metadata.get("added") and not data[each.name]:
+            del data[each.name]
+    return type(event).__name__, data
 
 
 def decode(kind: str, data: Mapping[str, Any]) -> Event:

@@ -53,11 +53,12 @@ def about_policy(tenant: Tenant, command: PolicyCommand, now: int) -> tuple[Even
     if isinstance(command, RolloutCommand):
         return _about_rollout(tenant, policy, command, now)
     match command:
-        case DraftPolicy(_, checked, selector):
+        case DraftPolicy(_, checked, selector, nodes):
             check_name(name, "a policy")
-            content = PolicyContent(checked.document, _checked_selector(selector))
-            same = policy.draft or policy.in_force
-            return () if content == same else (PolicyDrafted(name, content.document, content.selector),)
+            content = PolicyContent(checked.document, checked_labels(selector), checked_labels(nodes))
+            if content == (policy.draft or policy.in_force):
+                return ()
+            return (PolicyDrafted(name, content.document, content.selector, content.nodes),)
         case DiscardDraft():
             if policy.draft is None:
                 raise UnknownSubjectError(f"The policy {name} has no draft.", "There is nothing to discard.")
@@ -87,8 +88,8 @@ def _publish(tenant: Tenant, policy: Policy, command: PublishPolicy, now: int) -
     if plan is None:
         return (PolicyPublished(name, revision),)
     for stage in plan.stages:
-        _checked_selector(stage.labels or {})
-    members = _members(tenant, name, revision, plan.stages[0], frozenset())
+        checked_labels(stage.labels or {})
+    members = _members(tenant, name, revision, plan.stages[0], frozenset(), policy.draft)
     return (PolicyPublished(name, revision, plan.to_document(), before, members, now),)
 
 
@@ -96,7 +97,9 @@ def _check_size(tenant: Tenant, name: str, draft: PolicyContent) -> None:
     """All policies of a tenant must fit into one message to its agents."""
     others = [each.in_force for each in tenant.policies.values() if each.name != name]
     contents = [draft, *(content for content in others if content is not None)]
-    size = sum(len(json.dumps([c.document, c.selector], ensure_ascii=False).encode()) + _BESIDES for c in contents)
+    size = sum(
+        len(json.dumps([c.document, c.selector, c.nodes], ensure_ascii=False).encode()) + _BESIDES for c in contents
+    )
     if size > MAX_TO_AGENT:
         raise StateConflictError(
             f"The tenant's policies would have {size} bytes together: agents take {MAX_TO_AGENT}.",
@@ -119,7 +122,8 @@ def _about_rollout(tenant: Tenant, policy: Policy, command: RolloutCommand, now:
                 raise StateConflictError(f"The rollout of {name} is paused.", "Resume it first.")
             if stage >= len(rollout.plan.stages):
                 return (RolloutFinished(name, revision),)
-            members = _members(tenant, name, revision, rollout.plan.stages[stage], rollout.members)
+            content = policy.revisions[revision - 1]
+            members = _members(tenant, name, revision, rollout.plan.stages[stage], rollout.members, content)
             return (RolloutAdvanced(name, revision, stage, members, now),)
         case PauseRollout(_, reason):
             paused = rollout.state is RolloutState.PAUSED
@@ -144,14 +148,24 @@ def _after_the_end(name: str, rollout: Rollout, command: RolloutCommand) -> tupl
     )
 
 
-def _members(tenant: Tenant, name: str, revision: int, stage: Stage, known: frozenset[str]) -> list[str]:
-    """Those that a step adds by count."""
+def _members(
+    tenant: Tenant, name: str, revision: int, stage: Stage, known: frozenset[str], content: PolicyContent
+) -> list[str]:
+    """Those that a step adds by count, of clusters that the revision may be for: what else nodes have for labels is not
+    in the log."""
     if stage.count is None:
         return []
-    return [agent for agent in chosen(name, revision, stage.count, tenant.agents) if agent not in known]
+    possible = [agent for agent in tenant.agents if _may_concern(tenant, content, agent)]
+    return [agent for agent in chosen(name, revision, stage.count, possible) if agent not in known]
 
 
-def _checked_selector(selector: Mapping[str, str]) -> dict[str, str]:
+def _may_concern(tenant: Tenant, content: PolicyContent, agent: str) -> bool:
+    known = tenant.labels_at(agent, {})
+    return all(known.get(key, value) == value for key, value in content.nodes.items())
+
+
+def checked_labels(selector: Mapping[str, str]) -> dict[str, str]:
+    """Sorted. Raises :class:`InvalidError`."""
     if len(selector) > _MOST_LABELS:
         raise InvalidError(f"{len(selector)} labels are too many for a selector.", f"Use {_MOST_LABELS} at most.")
     for key, value in selector.items():

@@ -12,6 +12,7 @@ from control_plane.domain.events import (
     AgentRevoked,
     ClusterAdded,
     ClusterEvent,
+    ClusterLabelled,
     ClusterRemoved,
     ClusterTrusted,
     DraftDiscarded,
@@ -38,6 +39,7 @@ from control_plane.domain.events import (
     subject,
 )
 from control_plane.domain.rollout import Rollout, RolloutPlan, RolloutState
+from traffic_policy.selection import labels_of_node
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +96,18 @@ class MemberCluster:
     agents: dict[str, EnrolledAgent] = field(default_factory=dict)
     """By node."""
     trust: ClusterTrust | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Of all its nodes, whatever these say."""
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyContent:
-    """What a policy says, and for which workloads: those that have all labels of ``selector``."""
+    """What a policy says, and for which workloads: those that have all labels of ``selector``, on nodes that have all
+    labels of ``nodes``."""
 
     document: Mapping[str, Any]
     selector: Mapping[str, str]
+    nodes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -131,12 +137,27 @@ class Policy:
         """That revision: all agents have it, or are to have it when a rollout has reached them."""
         return self.revisions[self.revision - 1] if self.revision else None
 
+    @property
+    def varies(self) -> bool:
+        """Whether not all agents are to have the same of it."""
+        content = self.in_force
+        return (self.rollout is not None and self.rollout.active) or (content is not None and bool(content.nodes))
+
     def revision_for(self, agent: str, labels: Mapping[str, str]) -> int:
         """The number of the revision that an agent (CLUSTER/NODE, with its node's labels) is to have; 0: none."""
         rollout = self.rollout
-        if rollout is None or not rollout.active or rollout.reaches(self.name, agent, labels):
-            return self.revision
-        return rollout.before
+        number = self.revision
+        if rollout is not None and rollout.active and not rollout.reaches(self.name, agent, labels):
+            number = rollout.before
+        return number if self._is_for(number, labels) else 0
+
+    def concerns(self, labels: Mapping[str, str]) -> bool:
+        """Whether a node with these labels is to have it, or has it as long as its rollout has not come there."""
+        before = self.rollout.before if self.rollout is not None and self.rollout.active else 0
+        return self._is_for(self.revision, labels) or self._is_for(before, labels)
+
+    def _is_for(self, number: int, labels: Mapping[str, str]) -> bool:
+        return number > 0 and self.revisions[number - 1].nodes.items() <= labels.items()
 
 
 @dataclass(slots=True)
@@ -169,6 +190,12 @@ class Tenant:
     def agents(self) -> list[str]:
         """All that have joined, as CLUSTER/NODE."""
         return [f"{cluster.name}/{node}" for cluster in self.clusters.values() for node in cluster.agents]
+
+    def labels_at(self, agent: str, reported: Mapping[str, str]) -> dict[str, str]:
+        """The labels of the node of an agent (CLUSTER/NODE), which has said some itself."""
+        name = agent.partition("/")[0]
+        cluster = self.clusters.get(name)
+        return labels_of_node(name, cluster.labels if cluster is not None else {}, reported)
 
     def version(self, about: str) -> int:
         """The version of a subject; 0 if nothing ever happened to it."""
@@ -204,6 +231,14 @@ class Tenant:
                         policy.since = self.revision = self.position
                 elif isinstance(event, ClusterEvent):
                     _apply_to_cluster(self.clusters[event.cluster], event)
+                    if isinstance(event, ClusterLabelled):
+                        self._relabelled()
+
+    def _relabelled(self) -> None:
+        """Other nodes may be those of policies, and of steps of rollouts."""
+        for policy in self.policies.values():
+            if policy.varies:
+                policy.since = self.revision = self.position
 
 
 _FOR_AGENTS: Final = (PolicyPublished, PolicyRemoved, RolloutAdvanced, RolloutTakenBack)
@@ -214,6 +249,8 @@ def _apply_to_cluster(cluster: MemberCluster, event: ClusterEvent) -> None:
     match event:
         case ClusterTrusted(_, url, ca, service_account):
             cluster.trust = ClusterTrust(url, ca, service_account) if url else None
+        case ClusterLabelled(_, labels):
+            cluster.labels = labels
         case JoinTokenIssued(_, id, digest, expires_at, node):
             cluster.join_tokens[id] = JoinToken(id, digest, expires_at, node)
         case JoinTokenRevoked(_, id):
@@ -230,8 +267,8 @@ def _apply_to_cluster(cluster: MemberCluster, event: ClusterEvent) -> None:
 
 def _apply_to_policy(policy: Policy, event: PolicyEvent) -> None:
     match event:
-        case PolicyDrafted(_, document, selector):
-            policy.draft = PolicyContent(document, selector)
+        case PolicyDrafted(_, document, selector, nodes):
+            policy.draft = PolicyContent(document, selector, nodes)
         case DraftDiscarded():
             policy.draft = None
         case PolicyPublished(_, revision, plan, before, members, at) if policy.draft is not None:

@@ -111,9 +111,9 @@ class RolloutTraffic:
 class RolloutProgress:
     """How far a rollout is.
 
-    Of ``agents`` that have joined it has ``reached`` some. Of these some say that they have it, some are ``away``
-    (``lost`` since its step began), and some failed, with the reason. ``says``: what it waits for, or why it is taken
-    back.
+    Of ``agents`` that have joined, and that it is for, it has ``reached`` some. Of these some say that they have it,
+    some are ``away`` (``lost`` since its step began), and some failed, with the reason. ``says``: what it waits for, or
+    why it is taken back.
     """
 
     agents: int = 0

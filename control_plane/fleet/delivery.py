@@ -9,7 +9,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from control_plane.domain.tenant import Policy, Tenant
 from fleet_api.agent_pb2 import ToAgent
@@ -17,11 +17,14 @@ from fleet_api.desired import DesiredState, FleetPolicy, message_of
 from fleet_api.framing import HEADER, frame
 from fleet_api.limits import MAX_TO_AGENT
 
-_HISTORY: Final = 32
+_HISTORY: Final = 256
 """States that changes can be made against. Who has an older one is sent everything."""
+_MOST_TARGETS: Final = 256
+"""Remembered: agents choose their labels, and so which policies they have."""
+_MOST_FRAMES: Final = 64
 
 Variant = tuple[int, ...]
-"""The revisions of the policies whose rollouts are under way."""
+"""The revisions of the policies that not all agents have."""
 Told = tuple[int, bytes]
 """A revision and the hash of what there is at it."""
 
@@ -46,16 +49,20 @@ class Target:
 def desired_of(tenant: Tenant, variant: Mapping[str, int] | None = None) -> DesiredState:
     """The policies of a tenant, at the position of the last event that changed them.
 
-    ``variant`` are revisions of policies whose rollouts are under way; by default the newest.
+    ``variant`` are revisions of policies that not all agents have; by default the newest.
     """
     policies = {}
     for name, policy in tenant.policies.items():
         number = policy.revision if variant is None else variant.get(name, policy.revision)
         if number:
-            content = policy.revisions[number - 1]
-            document = json.dumps(content.document, separators=(",", ":"), ensure_ascii=False)
-            policies[name] = FleetPolicy(name, number, document, content.selector)
+            policies[name] = _fleet_policy(policy, number)
     return DesiredState(tenant.revision, policies)
+
+
+def _fleet_policy(policy: Policy, number: int) -> FleetPolicy:
+    content = policy.revisions[number - 1]
+    document = json.dumps(content.document, separators=(",", ":"), ensure_ascii=False)
+    return FleetPolicy(policy.name, number, document, content.selector, content.nodes)
 
 
 class Delivery:
@@ -64,12 +71,12 @@ class Delivery:
     def __init__(self, tenant: Tenant) -> None:
         """The tenant as it is when :meth:`advance` is called, and until it is called again."""
         self._tenant = tenant
-        self._rollouts: tuple[Policy, ...] = ()
+        self._varying: tuple[Policy, ...] = ()
         self._nothing = DesiredState()
-        self._targets: dict[Variant, Target] = {}
+        self._targets: OrderedDict[Variant, Target] = OrderedDict()
         self._newest = Target(self._nothing, self._nothing.hash)
         self._history: OrderedDict[Told, DesiredState] = OrderedDict({(0, b""): self._nothing})
-        self._frames: dict[tuple[Told, Told | None], bytes] = {}
+        self._frames: OrderedDict[tuple[Told, Told | None], bytes] = OrderedDict()
 
     @property
     def revision(self) -> int:
@@ -83,28 +90,38 @@ class Delivery:
             return False
         self._newest = Target(desired, desired.hash)
         policies = self._tenant.policies.values()
-        self._rollouts = tuple(each for each in policies if each.rollout is not None and each.rollout.active)
+        self._varying = tuple(each for each in policies if each.varies)
         self._targets.clear()
         self._frames.clear()
         return True
 
     def target(self, agent: str, labels: Mapping[str, str]) -> Target:
-        """What an agent (CLUSTER/NODE, with its node's labels) is to have."""
-        if not self._rollouts:
+        """What an agent (CLUSTER/NODE, which says these labels of its node) is to have."""
+        if not self._varying:
             return self._remembered(self._newest)
-        variant = tuple(policy.revision_for(agent, labels) for policy in self._rollouts)
+        labels = self._tenant.labels_at(agent, labels)
+        variant = tuple(policy.revision_for(agent, labels) for policy in self._varying)
         found = self._targets.get(variant)
         if found is None:
-            names = (policy.name for policy in self._rollouts)
-            desired = desired_of(self._tenant, dict(zip(names, variant, strict=True)))
+            desired = self._varied(variant)
             found = self._targets[variant] = Target(desired, desired.hash)
+            _forget_beyond(self._targets, _MOST_TARGETS)
         return self._remembered(found)
+
+    def _varied(self, variant: Variant) -> DesiredState:
+        """The newest state, changed as a variant has it. Policies are shared: there may be hundreds of variants."""
+        policies = dict(self._newest.state.policies)
+        for policy, number in zip(self._varying, variant, strict=True):
+            if not number:
+                policies.pop(policy.name, None)
+            elif number != policy.revision:
+                policies[policy.name] = _fleet_policy(policy, number)
+        return DesiredState(self._tenant.revision, policies)
 
     def _remembered(self, target: Target) -> Target:
         if target.told not in self._history:
             self._history[target.told] = target.state
-            while len(self._history) > _HISTORY:
-                self._history.popitem(last=False)
+            _forget_beyond(self._history, _HISTORY)
         return target
 
     def message(self, target: Target, told: Told) -> bytes:
@@ -114,7 +131,13 @@ class Delivery:
         made = self._frames.get(key)
         if made is None:
             made = self._frames[key] = _framed(target.state, base)
+            _forget_beyond(self._frames, _MOST_FRAMES)
         return made
+
+
+def _forget_beyond(known: OrderedDict[Any, Any], most: int) -> None:
+    while len(known) > most:
+        known.popitem(last=False)
 
 
 def _framed(state: DesiredState, base: DesiredState | None) -> bytes:

@@ -9,9 +9,8 @@ from typing import Final
 from control_plane.fleet.agent_status import AgentStatus, AgentTraffic, WorkloadFailure
 from control_plane.gateway.rpc import GrpcStatus, RpcError
 from fleet_api.agent_pb2 import Applied, Health, Hello, Report
-from fleet_api.limits import MAX_FAILURES
+from fleet_api.limits import MAX_FAILURES, MAX_NODE_LABELS
 
-_MOST_LABELS: Final = 64
 _MOST_ABILITIES: Final = 64
 _MOST_TROUBLES: Final = 10
 _MOST_SUMS: Final = 2048
@@ -29,7 +28,7 @@ _DIRECTIONS: Final = frozenset(("egress", "ingress"))
 def take_hello(status: AgentStatus, hello: Hello) -> None:
     """Raises :class:`RpcError`, and changes nothing then."""
     _check_words(hello.version, hello.kernel, hello.instance, *hello.abilities)
-    _check_number("labels", len(hello.node_labels), _MOST_LABELS)
+    _check_number("labels", len(hello.node_labels), MAX_NODE_LABELS)
     _check_number("abilities", len(hello.abilities), _MOST_ABILITIES)
     _check_names(*hello.node_labels, *hello.node_labels.values())
     _check_hash(hello.revision, hello.hash)

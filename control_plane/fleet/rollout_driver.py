@@ -206,13 +206,17 @@ def _progress(
     tenant: Tenant, policy: str, rollout: Rollout, agents: TenantAgents, now: float, begun: float
 ) -> RolloutProgress:
     """``begun``: since when this process looks."""
-    found = RolloutProgress(agents=len(tenant.agents))
+    found = RolloutProgress()
     since = tenant.policies[policy].since
     for cluster in tenant.clusters.values():
         for node in cluster.agents:
             status = agents.agents.get((cluster.name, node)) or AgentStatus()
             name = f"{cluster.name}/{node}"
-            if not rollout.reaches(policy, name, status.labels):
+            labels = tenant.labels_at(name, status.labels)
+            if not tenant.policies[policy].concerns(labels):
+                continue
+            found.agents += 1
+            if not rollout.reaches(policy, name, labels):
                 continue
             found.reached += 1
             if not status.connected:

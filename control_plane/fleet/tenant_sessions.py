@@ -132,8 +132,9 @@ class TenantSessions:
         if (apart := self.status.cluster_figures(session.identity.cluster)) is not None:
             apart.add(second, lanes)
         for name, traffic in self.status.traffic.items():
-            rollout = self._tenant.policies[name].rollout
-            if rollout is not None and rollout.reaches(name, session.identity.agent, session.status.labels):
+            rollout, agent = self._tenant.policies[name].rollout, session.identity.agent
+            labels = self._tenant.labels_at(agent, session.status.labels)
+            if rollout is not None and rollout.reaches(name, agent, labels):
                 traffic.now = traffic.now.plus(_traffic(each for each in lanes if each.policy == name))
 
     def happened(self, position: int, events: Sequence[Event]) -> None:

@@ -9,6 +9,7 @@ from control_plane.domain.access import Operation
 from control_plane.domain.commands import (
     AddCluster,
     IssueJoinToken,
+    LabelCluster,
     RemoveCluster,
     RevokeAgent,
     RevokeJoinToken,
@@ -21,6 +22,7 @@ from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWritin
 from control_plane.http.documents import (
     AgentDocument,
     ClusterDocument,
+    ClusterLabels,
     Happened,
     JoinTokenDocument,
     JoinTokenWish,
@@ -61,7 +63,7 @@ def list_clusters(
     with plane.reading(tenant) as state:
         existing(state)
     rows, following = read_page(plane, CLUSTERS, tenant, paging, sort, prefixed("name", name))
-    return Page(items=[ClusterDocument(**row) for row in rows], next=following)
+    return Page(items=[ClusterDocument.from_row(row) for row in rows], next=following)
 
 
 @router.get("/clusters/{cluster}")
@@ -82,6 +84,20 @@ def add_cluster(writing: TheWriting, tenant: str, cluster: str, response: Respon
 @router.delete("/clusters/{cluster}", responses=CHANGES)
 def remove_cluster(writing: TheWriting, tenant: str, cluster: str, response: Response) -> Happened:
     return writing.carry_out(Operation.ADMINISTER, tenant, RemoveCluster(cluster), response)
+
+
+@router.put("/clusters/{cluster}/labels", responses=CHANGES)
+def label_cluster(
+    writing: TheWriting, tenant: str, cluster: str, wish: ClusterLabels, response: Response
+) -> ClusterDocument | Happened:
+    """Labels of all nodes of the cluster, instead of those that were given before. Policies are selected by them, and
+    steps of rollouts. They count more than what agents say of their nodes."""
+    command = LabelCluster(cluster, wish.labels)
+    happened = writing.carry_out(Operation.ADMINISTER, tenant, command, response)
+    if happened.dry_run:
+        return happened
+    with writing.plane.reading(tenant) as state:
+        return _describe(state, member_cluster(state, cluster))
 
 
 @router.get("/clusters/{cluster}/join-tokens")

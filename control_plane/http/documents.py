@@ -150,15 +150,35 @@ class JoinTokenDocument(BaseModel):
     control_plane: str | None = None
 
 
+class ClusterLabels(Asked):
+    """All labels that the nodes of a cluster have."""
+
+    labels: dict[str, str]
+
+
 class ClusterDocument(BaseModel):
+    """``labels`` are those of all its nodes; besides, each has ``podlane.io/cluster``."""
+
     name: str
     agents: int
     join_tokens: int
+    labels: dict[str, str]
     version: int
 
     @classmethod
     def describe(cls, cluster: MemberCluster, version: int) -> ClusterDocument:
-        return cls(name=cluster.name, agents=len(cluster.agents), join_tokens=len(cluster.join_tokens), version=version)
+        return cls(
+            name=cluster.name,
+            agents=len(cluster.agents),
+            join_tokens=len(cluster.join_tokens),
+            labels=dict(cluster.labels),
+            version=version,
+        )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> ClusterDocument:
+        """From :data:`~control_plane.read_models.lists.CLUSTERS`."""
+        return cls(**{**row, "labels": json.loads(row["labels"])})
 
 
 class AgentDocument(BaseModel):
@@ -176,24 +196,29 @@ class AgentDocument(BaseModel):
 
 
 class ContentDocument(BaseModel):
-    """A policy in the grammar of policy files, and the labels of the workloads that it is for."""
+    """A policy in the grammar of policy files, the labels of the workloads that it is for, and those of their nodes."""
 
     document: dict[str, Any]
     selector: dict[str, str]
+    nodes: dict[str, str]
 
     @classmethod
     def describe(cls, content: PolicyContent) -> ContentDocument:
-        return cls(document=dict(content.document), selector=dict(content.selector))
+        return cls(document=dict(content.document), selector=dict(content.selector), nodes=dict(content.nodes))
 
     @classmethod
-    def parse(cls, document: str, selector: str) -> ContentDocument:
+    def parse(cls, document: str, selector: str, nodes: str) -> ContentDocument:
         """From JSON."""
-        return cls(document=json.loads(document), selector=json.loads(selector))
+        return cls(document=json.loads(document), selector=json.loads(selector), nodes=json.loads(nodes))
 
 
 class DraftWish(Asked):
+    """``selector``: labels of workloads (``podlane.io/namespace`` is the namespace). ``nodes``: labels of nodes
+    (``podlane.io/cluster`` is the cluster). Empty: all."""
+
     document: dict[str, Any]
     selector: dict[str, str] = {}
+    nodes: dict[str, str] = {}
 
 
 class PolicyWish(Asked):
@@ -239,10 +264,14 @@ class PolicyDocument(BaseModel):
             name=row["name"],
             version=row["version"],
             revision=row["revision"],
-            in_force=ContentDocument.parse(row["document"], row["selector"]) if row["in_force"] else None,
-            draft=ContentDocument.parse(row["draft_document"], row["draft_selector"]) if row["drafted"] else None,
+            in_force=_content(row, "") if row["in_force"] else None,
+            draft=_content(row, "draft_") if row["drafted"] else None,
             rollout=RolloutState(row["rollout"]) if row["rollout"] else None,
         )
+
+
+def _content(row: Mapping[str, Any], prefix: str) -> ContentDocument:
+    return ContentDocument.parse(*(row[f"{prefix}{name}"] for name in ("document", "selector", "nodes")))
 
 
 class RevisionDocument(ContentDocument):
@@ -251,8 +280,7 @@ class RevisionDocument(ContentDocument):
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> RevisionDocument:
         """From :data:`~control_plane.read_models.lists.REVISIONS`."""
-        document, selector = json.loads(row["document"]), json.loads(row["selector"])
-        return cls(revision=row["revision"], document=document, selector=selector)
+        return cls(revision=row["revision"], **_content(row, "").model_dump())
 
 
 class EventDocument(BaseModel):

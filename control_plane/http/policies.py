@@ -102,7 +102,7 @@ def draft_policy(
 ) -> PolicyDocument | Happened:
     """Nothing is in force by a draft."""
     permit(writing.caller, Operation.DRAFT, tenant)
-    command = DraftPolicy(policy, CheckedPolicy.from_document(wish.document), wish.selector)
+    command = DraftPolicy(policy, CheckedPolicy.from_document(wish.document), wish.selector, wish.nodes)
     happened = writing.carry_out(Operation.DRAFT, tenant, command, response)
     return _after(writing, tenant, policy, happened)
 

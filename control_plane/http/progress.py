@@ -9,6 +9,8 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel
 
 from control_plane.domain.access import Operation
+from control_plane.domain.tenant import Policy, Tenant
+from control_plane.fleet.agent_status import AgentStatus
 from control_plane.fleet.figures import SECONDS, LaneSeries
 from control_plane.fleet.past import LanePast, PastRange
 from control_plane.fleet.standing import FleetStanding
@@ -25,7 +27,8 @@ _LATEST: Final = 2**40
 class PolicyProgress(BaseModel):
     """On how many agents a policy is in force as it was published, or removed, last.
 
-    ``agents`` have joined: on ``in_force`` of them it is in force, ``failed`` could not take it or have workloads
+    ``agents`` have joined and are on nodes that it is for (what nodes have for labels is known of those that have been
+    here since we were started): on ``in_force`` of them it is in force, ``failed`` could not take it or have workloads
     without it, ``behind`` have not said yet, ``away`` are not connected. One that is away may also be in ``in_force``.
     """
 
@@ -103,11 +106,22 @@ def get_progress(plane: ThePlane, fleet: TheFleet, caller: TheCaller, tenant: st
     with plane.reading(tenant) as state:
         found = existing_policy(state, policy)
         since, revision = found.since, len(found.revisions)
-        joined = [(name, node) for name, cluster in state.clusters.items() for node in cluster.agents]
-    agents = fleet.agents(tenant)
+        agents = fleet.agents(tenant)
+        joined = [key for key in _joined(state) if _concerned(state, found, key, agents.agents.get(key))]
     known = [agents.agents.get(key) for key in joined]
     standing = FleetStanding((status, agents.state(status)) for status in known)
     return PolicyProgress(policy=policy, revision=revision, position=since, **asdict(standing.policy(policy, since)))
+
+
+def _joined(state: Tenant) -> list[tuple[str, str]]:
+    return [(name, node) for name, cluster in state.clusters.items() for node in cluster.agents]
+
+
+def _concerned(state: Tenant, policy: Policy, key: tuple[str, str], status: AgentStatus | None) -> bool:
+    """One that is not for any node any more, since it was removed, is for all."""
+    if policy.in_force is None:
+        return True
+    return policy.concerns(state.labels_at("/".join(key), status.labels if status is not None else {}))
 
 
 @router.get("/figures")

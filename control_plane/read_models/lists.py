@@ -11,8 +11,9 @@ _OF_REVISION: Final = (
     "WHERE r.tenant = p.tenant AND r.policy = p.name AND r.revision = p.in_force) AS {0}"
 )
 _POLICIES: Final = (
-    "(SELECT tenant, name, version, revision, in_force, drafted, draft_document, draft_selector, rollout, "
-    f"{_OF_REVISION.format('document')}, {_OF_REVISION.format('selector')} FROM read_policies p) AS policies"
+    "(SELECT tenant, name, version, revision, in_force, drafted, draft_document, draft_selector, "
+    f"draft_nodes, rollout, {_OF_REVISION.format('document')}, {_OF_REVISION.format('selector')}, "
+    f"{_OF_REVISION.format('nodes')} FROM read_policies p) AS policies"
 )
 
 POLICIES: Final = Listing(
@@ -24,9 +25,11 @@ POLICIES: Final = Listing(
         "in_force",
         "document",
         "selector",
+        "nodes",
         "drafted",
         "draft_document",
         "draft_selector",
+        "draft_nodes",
         "rollout",
     ),
     {"name": ("name",), "version": ("version",)},
@@ -34,13 +37,13 @@ POLICIES: Final = Listing(
 )
 REVISIONS: Final = Listing(
     "read_revisions",
-    ("revision", "document", "selector"),
+    ("revision", "document", "selector", "nodes"),
     {"revision": ("revision",)},
     frozenset({"revision"}),
 )
 CLUSTERS: Final = Listing(
     "read_clusters",
-    ("name", "version", "agents", "join_tokens"),
+    ("name", "version", "agents", "join_tokens", "labels"),
     {"name": ("name",), "agents": ("agents", "name")},
     frozenset({"agents"}),
 )

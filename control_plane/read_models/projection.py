@@ -13,6 +13,7 @@ from control_plane.domain.events import (
     AgentRevoked,
     ClusterAdded,
     ClusterEvent,
+    ClusterLabelled,
     ClusterRemoved,
     DraftDiscarded,
     Event,
@@ -62,11 +63,12 @@ def _of_policy(tenant: str, position: int, event: PolicyEvent) -> Iterator[State
         yield (
             (
                 "INSERT INTO read_policies (tenant, name, version, revision, in_force, drafted, draft_document, "
-                "draft_selector, rollout, rollout_revision) VALUES (?, ?, ?, 0, 0, 1, ?, ?, '', 0) "
+                "draft_selector, draft_nodes, rollout, rollout_revision) VALUES (?, ?, ?, 0, 0, 1, ?, ?, ?, '', 0) "
                 "ON CONFLICT (tenant, name) DO UPDATE SET version = excluded.version, drafted = 1, "
-                "draft_document = excluded.draft_document, draft_selector = excluded.draft_selector"
+                "draft_document = excluded.draft_document, draft_selector = excluded.draft_selector, "
+                "draft_nodes = excluded.draft_nodes"
             ),
-            (*about, position, canonical(event.document), canonical(event.selector)),
+            (*about, position, canonical(event.document), canonical(event.selector), canonical(event.nodes)),
         )
         return
     yield "UPDATE read_policies SET version = ? WHERE tenant = ? AND name = ?", (position, *about)
@@ -76,8 +78,8 @@ def _of_policy(tenant: str, position: int, event: PolicyEvent) -> Iterator[State
         yield from _supersede(about)
         yield (
             (
-                "INSERT INTO read_revisions (tenant, policy, revision, withdrawn, document, selector) "
-                "SELECT tenant, name, revision + 1, 0, draft_document, draft_selector FROM read_policies "
+                "INSERT INTO read_revisions (tenant, policy, revision, withdrawn, document, selector, nodes) "
+                "SELECT tenant, name, revision + 1, 0, draft_document, draft_selector, draft_nodes FROM read_policies "
                 "WHERE tenant = ? AND name = ?"
             ),
             about,
@@ -106,7 +108,7 @@ def _of_policy(tenant: str, position: int, event: PolicyEvent) -> Iterator[State
         yield from _roll_out(about, state)
 
 
-_NO_DRAFT: Final = "drafted = 0, draft_document = '', draft_selector = ''"
+_NO_DRAFT: Final = "drafted = 0, draft_document = '', draft_selector = '', draft_nodes = '{}'"
 _ACTIVE: Final = f"rollout IN ('{RolloutState.RUNNING}', '{RolloutState.PAUSED}')"
 _IN_FORCE: Final = (
     "UPDATE read_policies SET in_force = COALESCE((SELECT MAX(r.revision) FROM read_revisions r "
@@ -153,6 +155,8 @@ def _of_cluster(tenant: str, position: int, event: ClusterEvent) -> Iterator[Sta
         return
     yield "UPDATE read_clusters SET version = ? WHERE tenant = ? AND name = ?", (position, *about)
     match event:
+        case ClusterLabelled(_, labels):
+            yield "UPDATE read_clusters SET labels = ? WHERE tenant = ? AND name = ?", (canonical(labels), *about)
         case JoinTokenIssued(_, id, _, expires_at, node):
             yield (
                 "INSERT INTO read_join_tokens (tenant, cluster, id, expires_at, node) VALUES (?, ?, ?, ?, ?)",

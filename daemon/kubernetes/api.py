@@ -77,6 +77,10 @@ def pods_of_node(name: str) -> ObjectCollection:
     return ObjectCollection("/api/v1", "pods", f"spec.nodeName={name}")
 
 
+def node_of_name(name: str) -> ObjectCollection:
+    return ObjectCollection("/api/v1", "nodes", f"metadata.name={name}")
+
+
 class WatchChanges:
     """The changes of a collection, as they come."""
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,8 @@ _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<
 @dataclass(frozen=True, slots=True)
 class FleetSettings:
     """``join_token`` is its text, or ``@`` and the path of a file with it. ``node`` empty: the control plane knows it
-    by the ServiceAccount's token. ``data`` is a folder that outlives a reboot."""
+    by the ServiceAccount's token. ``data`` is a folder that outlives a reboot. ``labels`` are the node's, besides those
+    that a Kubernetes Node has."""
 
     addresses: tuple[Address, ...]
     data: Path
@@ -26,6 +28,7 @@ class FleetSettings:
     ca: Path | None = None
     cluster: str = ""
     node: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def read_join_token(self) -> JoinProof | None:
         """None: there is none. Raises :class:`ConfigError`. Blocks."""

@@ -87,6 +87,7 @@ class FleetLink:
     async def run(self) -> None:
         """Until cancelled."""
         await self.enrolment.load()
+        await self._node.labels.known()
         attempt = 0
         while True:
             addresses = random.sample(self._settings.addresses, len(self._settings.addresses))

@@ -15,6 +15,7 @@ from daemon.version import installed_version
 from fleet_api.agent_pb2 import Health, Hello, Question
 from node_agent.agent import Agent
 from node_agent.broadcast import Broadcast
+from node_agent.fleet.node_labels import NodeLabels
 from node_agent.fleet.outcome import Running, shortened_reason
 from node_agent.lanes import NodeContext, State
 from node_agent.status import workload_status
@@ -25,7 +26,8 @@ _MOST_TROUBLES: Final = 10
 class AgentFacts:
     """A :class:`~node_agent.fleet.talk.NodeFacts`."""
 
-    def __init__(self, agent: Agent, context: NodeContext) -> None:
+    def __init__(self, agent: Agent, context: NodeContext, labels: NodeLabels) -> None:
+        self.labels = labels
         self._agent = agent
         self._context = context
         self._instance = secrets.token_hex(8)
@@ -44,16 +46,11 @@ class AgentFacts:
         return self._agent.synced
 
     def hello(self) -> Hello:
-        labels = {
-            "kubernetes.io/hostname": platform.node(),
-            "kubernetes.io/os": platform.system().lower(),
-            "kubernetes.io/arch": _ARCHITECTURES.get(platform.machine(), platform.machine()),
-        }
         features = self._context.features
         able = [each.name for each in fields(features) if getattr(features, each.name).available]
         return Hello(
-            version=installed_version() or "source", node_labels=labels, kernel=platform.release(), abilities=able,
-            instance=self._instance,
+            version=installed_version() or "source", node_labels=self.labels.said, kernel=platform.release(),
+            abilities=able, instance=self._instance,
         )  # fmt: skip
 
     def health(self) -> Health:
@@ -103,10 +100,6 @@ class AgentFacts:
             "troubles": list(health.troubles),
             "missing": {each.name: each.reason for each in features if not each.available},
         }
-
-
-_ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
-"""As GOARCH, which Kubernetes' label has."""
 
 
 def _is_trouble(state: State, reason: str) -> bool:

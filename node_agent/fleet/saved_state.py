@@ -58,7 +58,13 @@ class SavedState:
 def encoded(state: DesiredState) -> bytes:
     """The content of the file."""
     policies = [
-        {"name": p.name, "revision": p.revision, "document": p.document, "selector": dict(p.selector)}
+        {
+            "name": p.name,
+            "revision": p.revision,
+            "document": p.document,
+            "selector": dict(p.selector),
+            "nodes": dict(p.nodes),
+        }
         for p in state.policies.values()
     ]
     body = json.dumps({"revision": state.revision, "hash": state.hash.hex(), "policies": policies}).encode()
@@ -72,7 +78,10 @@ def decoded(content: bytes) -> DesiredState:
         raise ValueError("its digest is another one")
     try:
         document: dict[str, Any] = json.loads(body)
-        policies = [FleetPolicy(p["name"], p["revision"], p["document"], p["selector"]) for p in document["policies"]]
+        policies = [
+            FleetPolicy(p["name"], p["revision"], p["document"], p["selector"], p.get("nodes", {}))
+            for p in document["policies"]
+        ]
         state = DesiredState(document["revision"], {p.name: p for p in policies})
     except (KeyError, TypeError) as error:
         raise ValueError(f"it lacks {error}") from None

@@ -32,6 +32,7 @@ from node_agent.fleet.enrolment import Enrolment
 from node_agent.fleet.errors import CallEndedError, EnrolmentError
 from node_agent.fleet.figures import MOST_WATCHED, FleetFigures
 from node_agent.fleet.identity import new_key, request_for
+from node_agent.fleet.node_labels import NodeLabels
 from node_agent.fleet.outcome import Running, outcome, settled
 from node_agent.fleet.policies import FleetPolicies
 from node_agent.fleet.saved_state import SavedState
@@ -44,6 +45,8 @@ _APPLIED_SPACING: Final = 0.25
 """Seconds between two of Applied: hundreds of workloads change one after another."""
 _APPLIED_AGAIN: Final = 60.0
 """Seconds after which Applied is repeated: it may have been said before the control plane knew the agent."""
+_LABELS_SPACING: Final = 10.0
+"""Seconds before other labels of the node are told: the control plane may send everything."""
 _LOOK: Final = 0.02
 """Seconds between two looks whether all workloads have settled."""
 _RENEW_AGAIN: Final = 300.0
@@ -62,6 +65,10 @@ class NodeFacts(Protocol):
     @property
     def running(self) -> Running:
         """Lanes by workload."""
+
+    @property
+    def labels(self) -> NodeLabels:
+        """The node's."""
 
     @property
     def synced(self) -> bool:
@@ -98,6 +105,8 @@ class ControlPlaneTalk:
         self._saved = saved
         self._enrolment = enrolment
         self._resyncing = False
+        self._said: Mapping[str, str] = {}
+        """Labels of the node."""
         self._watched: frozenset[str] = frozenset()
         self._renewing: list[str] = []
         """Keys for which certificates were asked for."""
@@ -109,6 +118,7 @@ class ControlPlaneTalk:
                 await self._greet(self._policies.state)
                 nursery.start_soon(self._wait_for_acceptance)
                 nursery.start_soon(self._call.keep_alive)
+                nursery.start_soon(self._tell_labels)
                 nursery.start_soon(self._tell_applied)
                 nursery.start_soon(self._report)
                 nursery.start_soon(self._tell_health)
@@ -127,10 +137,20 @@ class ControlPlaneTalk:
         await self._call.send(message.SerializeToString())
 
     async def _greet(self, state: DesiredState | None) -> None:
+        self._said = self._node.labels.said
         hello = self._node.hello()
         if state is not None and state.revision:
             hello.revision, hello.hash = state.revision, state.hash
         await self._say(FromAgent(hello=hello))
+
+    async def _tell_labels(self) -> None:
+        """Say Hello again when the node has others: other policies may be for it."""
+        while True:
+            changed = self._node.labels.changed.next()
+            if self._said != self._node.labels.said:
+                await self._greet(self._policies.state)
+            await changed.wait()
+            await trio.sleep(_LABELS_SPACING)
 
     async def _take(self, data: bytes) -> None:
         try:

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from podlane.fleet.labels import labels_text
 from podlane.fleet.output import context_options, output_option
 
 
@@ -14,6 +15,7 @@ from podlane.fleet.output import context_options, output_option
 Examples:
   podlane clusters add east
   podlane clusters list
+  podlane clusters label east region=eu stage-
   podlane clusters ca > ca.crt
   podlane clusters trust east --url https://10.0.0.1:6443 --ca ca.crt --service-account podlane/podlane-agent
 """
@@ -64,6 +66,37 @@ def remove_cluster(name: str, reason: str, context: str | None, tenant: str | No
         client = client_for(context, tenant)
         client.ask("DELETE", client.about("clusters", name), reason=reason)
         say(f"{name} is removed")
+
+
+@clusters.command("label")
+@click.argument("name")
+@click.argument("changes", nargs=-1, required=True, metavar="KEY=VALUE|KEY-...")
+@click.option("--reason", metavar="TEXT", default="", help="For the audit log.")
+@context_options
+@output_option
+def label_cluster(
+    name: str, changes: tuple[str, ...], reason: str, context: str | None, tenant: str | None, output: str
+) -> None:
+    """Give all nodes of the cluster NAME labels, or take some away (KEY-): policies and steps of rollouts are for
+    nodes with labels."""
+    from podlane.console import failing_clearly
+    from podlane.fleet.labels import parse_labels
+    from podlane.fleet.output import show
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        there = client.ask("GET", client.about("clusters", name))
+        labels = dict(there["labels"])
+        for change in changes:
+            if change.endswith("-") and "=" not in change:
+                labels.pop(change[:-1], None)
+            else:
+                labels |= parse_labels(change, "KEY=VALUE")
+        wish = {"labels": labels}
+        place = client.about("clusters", name, "labels")
+        found = client.ask("PUT", place, wish, reason=reason, seen=there["version"])
+        show(found, output, lambda document: _rows([document]))
 
 
 @clusters.command("trust")
@@ -164,5 +197,8 @@ def join_token(
 
 
 def _rows(found: list[Any]) -> list[list[str]]:
-    rows = [["NAME", "AGENTS", "JOIN TOKENS"]]
-    return rows + [[each["name"], str(each["agents"]), str(each["join_tokens"])] for each in found]
+    rows = [["NAME", "AGENTS", "JOIN TOKENS", "LABELS"]]
+    return rows + [
+        [each["name"], str(each["agents"]), str(each["join_tokens"]), labels_text(each["labels"]) or "-"]
+        for each in found
+    ]

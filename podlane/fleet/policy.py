@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from podlane.fleet.labels import labels_text, parse_labels
 from podlane.fleet.output import OutputFormat, context_options, output_option
 
 
@@ -14,6 +15,7 @@ from podlane.fleet.output import OutputFormat, context_options, output_option
 Examples:
   podlane policy list
   podlane policy apply web --file web.yaml --selector team=shop --reason "more room for Friday"
+  podlane policy apply web --file web.yaml --nodes podlane.io/cluster=east,zone=a
   podlane policy apply web --file web.yaml --dry-run
   podlane policy get web -o yaml
   podlane policy diff web --file web.yaml
@@ -62,6 +64,7 @@ def get_policy(name: str, context: str | None, tenant: str | None, output: str) 
     "--file", "-f", "path", required=True, metavar="FILE", help="The policy (YAML or JSON); - for standard input."
 )
 @click.option("--selector", "-l", metavar="LABELS", default="", help="Its workloads, as in team=shop,tier=web.")
+@click.option("--nodes", metavar="LABELS", default="", help="Its nodes, as in podlane.io/cluster=east,zone=a.")
 @click.option("--reason", metavar="TEXT", default="", help="For the audit log.")
 @click.option("--draft", is_flag=True, help="Keep it as a draft, and put nothing in force.")
 @click.option("--dry-run", is_flag=True, help="Say what would happen, and do nothing.")
@@ -71,6 +74,7 @@ def apply_policy(
     name: str,
     path: str,
     selector: str,
+    nodes: str,
     reason: str,
     draft: bool,
     dry_run: bool,
@@ -85,7 +89,11 @@ def apply_policy(
 
     with failing_clearly():
         client = client_for(context, tenant)
-        wish = {"document": _document(path), "selector": _labels(selector)}
+        wish = {
+            "document": _document(path),
+            "selector": parse_labels(selector, "--selector"),
+            "nodes": parse_labels(nodes, "--nodes"),
+        }
         place = client.about("policies", name)
         if dry_run:
             query = {"dry-run": "true"}
@@ -145,7 +153,7 @@ def diff_policy(
         before = current["in_force"] if old is None else revisions[old]
         if path is not None:
             checked = client.ask("POST", "validate", {"document": _document(path)}, source=path)
-            after = {"document": checked["document"], "selector": (before or {"selector": {}})["selector"]}
+            after = {"selector": {}, "nodes": {}, **(before or {}), "document": checked["document"]}
         else:
             after = current["draft"] if new is None else revisions[new]
         if after is None:
@@ -181,7 +189,7 @@ def restore_policy(
         there = {each["revision"]: each for each in client.items(f"{place}/revisions")}
         if revision not in there:
             raise ConfigError(f"{name} has no revision {revision}. `podlane policy history {name}` lists them.")
-        wish = {key: there[revision][key] for key in ("document", "selector")}
+        wish = {key: there[revision][key] for key in ("document", "selector", "nodes")}
         found = client.ask("PUT", f"{place}/draft", wish, reason=reason)
         if found["draft"] is None:
             say(f"{name} is in force like this already: revision {found['revision']}")
@@ -199,7 +207,8 @@ def _text(content: Any) -> list[str]:
 
     if content is None:
         return []
-    said = {"selector": content["selector"], **policy_from_document(content["document"]).to_document()}
+    nodes = {"nodes": content["nodes"]} if content["nodes"] else {}
+    said = {"selector": content["selector"], **nodes, **policy_from_document(content["document"]).to_document()}
     return yaml.safe_dump(said, sort_keys=False, allow_unicode=True).splitlines()
 
 
@@ -218,22 +227,10 @@ def _document(path: str) -> object:
     return parse_document(text, source=path)
 
 
-def _labels(text: str) -> dict[str, str]:
-    from traffic_policy.errors import ConfigError
-
-    labels = {}
-    for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise ConfigError(f"--selector: {part} is no label. Write KEY=VALUE, with commas between several.")
-        labels[key.strip()] = value.strip()
-    return labels
-
-
 def _rows(policies: list[Any]) -> list[list[str]]:
-    rows = [["NAME", "REVISION", "IN FORCE", "DRAFT", "TOTAL", "CLASSES", "SELECTOR"]]
+    rows = [["NAME", "REVISION", "IN FORCE", "DRAFT", "TOTAL", "CLASSES", "SELECTOR", "NODES"]]
     for each in policies:
-        content = each["in_force"] or each["draft"] or {"document": {}, "selector": {}}
+        content = each["in_force"] or each["draft"] or {"document": {}, "selector": {}, "nodes": {}}
         names = [traffic_class["name"] for traffic_class in content["document"].get("classes", ())]
         rows.append(
             [
@@ -243,19 +240,20 @@ def _rows(policies: list[Any]) -> list[list[str]]:
                 "yes" if each["draft"] else "no",
                 str(content["document"].get("total", "-")),
                 ",".join(names) or "-",
-                ",".join(f"{key}={value}" for key, value in content["selector"].items()) or "all",
+                labels_text(content["selector"]) or "all",
+                labels_text(content["nodes"]) or "all",
             ]
         )
     return rows
 
 
 def _revision_rows(revisions: list[Any]) -> list[list[str]]:
-    rows = [["REVISION", "TOTAL", "CLASSES", "SELECTOR"]]
+    rows = [["REVISION", "TOTAL", "CLASSES", "SELECTOR", "NODES"]]
     for each in revisions:
         names = [traffic_class["name"] for traffic_class in each["document"].get("classes", ())]
-        selector = ",".join(f"{key}={value}" for key, value in each["selector"].items())
+        selectors = [labels_text(each[key]) or "all" for key in ("selector", "nodes")]
         total = str(each["document"].get("total", "-"))
-        rows.append([str(each["revision"]), total, ",".join(names) or "-", selector or "all"])
+        rows.append([str(each["revision"]), total, ",".join(names) or "-", *selectors])
     return rows
 
 

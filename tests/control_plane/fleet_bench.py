@@ -76,6 +76,7 @@ class Agent:
         certificate = x509.load_pem_x509_certificate(credentials.certificate_chain.encode())
         self.call = DrivenCall(Peer(address, certificate.public_bytes(serialization.Encoding.DER)))
         self.state = DesiredState()
+        self.labels: dict[str, str] = {}
         self.taken = 0
         self.messages: list[ToAgent] = []
 
@@ -104,7 +105,14 @@ class Agent:
         return self
 
     def greeting(self) -> Hello:
-        return Hello(version="0.2.0", kernel="6.1", revision=self.state.revision, hash=self.state.hash, instance="a")
+        return Hello(
+            version="0.2.0",
+            kernel="6.1",
+            revision=self.state.revision,
+            hash=self.state.hash,
+            instance="a",
+            node_labels=self.labels,
+        )
 
     def take(self) -> list[ToAgent]:
         """What was sent since the last time, put into ``state``."""
@@ -183,9 +191,9 @@ class Bench:
     def handler_revision(self, tenant: str = "default") -> int:
         return self.fleet.agents(tenant).revision
 
-    def join_token(self, tenant: str = "default", node: str = "", expires_in: int = 3600) -> str:
+    def join_token(self, tenant: str = "default", node: str = "", expires_in: int = 3600, cluster: str = "east") -> str:
         text = new_token(tenant)
-        self.do(IssueJoinToken("east", text.id, text.digest, int(self.clock[0]) + expires_in, node), tenant)
+        self.do(IssueJoinToken(cluster, text.id, text.digest, int(self.clock[0]) + expires_in, node), tenant)
         return str(text)
 
     def enrol(

@@ -48,8 +48,8 @@ def listed(plane: ControlPlane, listing: Listing, tenant: str, order: str, *filt
     return [dict(zip(listing.columns, row, strict=True)) for row in rows]
 
 
-def content(document: str, selector: str) -> tuple[Any, Any]:
-    return json.loads(document), json.loads(selector)
+def content(*parts: str) -> tuple[Any, ...]:
+    return tuple(map(json.loads, parts))
 
 
 def as_listed(plane: ControlPlane, name: str) -> dict[str, Any]:
@@ -67,6 +67,7 @@ def as_listed(plane: ControlPlane, name: str) -> dict[str, Any]:
                 for each in listed(plane, JOIN_TOKENS, name, "id", cluster)
             },
             "counts": (row["agents"], row["join_tokens"]),
+            "labels": json.loads(row["labels"]),
         }
     policies = {}
     for row in listed(plane, POLICIES, name, "name"):
@@ -74,11 +75,13 @@ def as_listed(plane: ControlPlane, name: str) -> dict[str, Any]:
         assert [each["revision"] for each in revisions] == list(range(1, row["revision"] + 1))
         policies[row["name"]] = {
             "version": row["version"],
-            "draft": content(row["draft_document"], row["draft_selector"]) if row["drafted"] else None,
-            "in_force": content(row["document"], row["selector"]) if row["in_force"] else None,
+            "draft": content(row["draft_document"], row["draft_selector"], row["draft_nodes"])
+            if row["drafted"]
+            else None,
+            "in_force": content(row["document"], row["selector"], row["nodes"]) if row["in_force"] else None,
             "number": row["in_force"],
             "rollout": row["rollout"],
-            "revisions": [content(each["document"], each["selector"]) for each in revisions],
+            "revisions": [content(each["document"], each["selector"], each["nodes"]) for each in revisions],
         }
     tokens = {
         row["id"]: (row["title"], row["role"], row["expires_at"] if row["expires_at"] != NEVER else None)
@@ -90,8 +93,8 @@ def as_listed(plane: ControlPlane, name: str) -> dict[str, Any]:
 def as_folded(tenant: Tenant) -> dict[str, Any]:
     """The same, as the domain has it."""
 
-    def pair(of: Any) -> tuple[Any, Any] | None:
-        return None if of is None else (dict(of.document), dict(of.selector))
+    def parts(of: Any) -> tuple[Any, ...] | None:
+        return None if of is None else (dict(of.document), dict(of.selector), dict(of.nodes))
 
     return {
         "clusters": {
@@ -100,17 +103,18 @@ def as_folded(tenant: Tenant) -> dict[str, Any]:
                 "agents": {node: (agent.serial, agent.at) for node, agent in cluster.agents.items()},
                 "tokens": {id: (token.expires_at, token.node) for id, token in cluster.join_tokens.items()},
                 "counts": (len(cluster.agents), len(cluster.join_tokens)),
+                "labels": dict(cluster.labels),
             }
             for name, cluster in tenant.clusters.items()
         },
         "policies": {
             name: {
                 "version": tenant.version(f"policy/{name}"),
-                "draft": pair(policy.draft),
-                "in_force": pair(policy.in_force),
+                "draft": parts(policy.draft),
+                "in_force": parts(policy.in_force),
                 "number": policy.revision,
                 "rollout": "" if policy.rollout is None else policy.rollout.state,
-                "revisions": [pair(each) for each in policy.revisions],
+                "revisions": [parts(each) for each in policy.revisions],
             }
             for name, policy in tenant.policies.items()
         },
@@ -151,6 +155,9 @@ steps = st.one_of(
         lambda t: [c.TrustCluster(t[0], URL, CA, "a/b"), c.EnrolReviewedAgent(t[0], t[1], URL, "a/b", "2f")]
     ),
     st.tuples(places, contents).map(lambda t: [c.DraftPolicy(t[0], t[1]), c.DiscardDraft(t[0])]),
+    st.tuples(places, st.sampled_from(["a", "b"])).map(
+        lambda t: [c.AddCluster(t[0]), c.LabelCluster(t[0], {"zone": t[1]})]
+    ),
     ids.map(lambda id: [c.IssueToken(id, "ci", Role.VIEWER, DIGEST), c.RevokeToken(id)]),
     st.just("read"),
 )

@@ -26,6 +26,7 @@ BODIES = {
     "PUT /v1/tenants/{tenant}/policies/{policy}/draft": {"document": POLICY},
     "POST /v1/tenants/{tenant}/clusters/{cluster}/join-tokens": {},
     "PUT /v1/tenants/{tenant}/clusters/{cluster}/trust": {},
+    "PUT /v1/tenants/{tenant}/clusters/{cluster}/labels": {"labels": {"zone": "a"}},
 }
 """What operations want. A body that is wrong is refused before it is asked who sends it."""
 QUERY = {"dry-run": "true", "since": "1", "until": "2"}

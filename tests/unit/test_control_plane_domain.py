@@ -103,7 +103,7 @@ class AnySequence(RuleBasedStateMachine):
     def had(self) -> dict[tuple[str, str, bool], int]:
         """What agents are to have."""
         found = {
-            (policy.name, agent, bool(labels)): policy.revision_for(agent, labels)
+            (policy.name, agent, bool(labels)): policy.revision_for(agent, self.tenant.labels_at(agent, labels))
             for policy in self.tenant.policies.values()
             for agent, labels in product(AGENTS, ({}, {"zone": "a"}))
         }
@@ -128,9 +128,13 @@ class AnySequence(RuleBasedStateMachine):
         for name, policy in self.tenant.policies.items():
             rollout = policy.rollout
             for agent, labels in product(AGENTS, ({}, {"zone": "a"})):
-                has = policy.revision_for(agent, labels)
-                assert has in ((policy.revision, rollout.before) if rollout and rollout.active else (policy.revision,))
+                all_labels = self.tenant.labels_at(agent, labels)
+                has = policy.revision_for(agent, all_labels)
+                due = (policy.revision, rollout.before) if rollout and rollout.active else (policy.revision,)
+                kept = {n if n and policy.revisions[n - 1].nodes.items() <= all_labels.items() else 0 for n in due}
+                assert has in kept
                 assert not has or has not in policy.withdrawn
+                assert not has or policy.concerns(all_labels)
             if rollout is not None and rollout.state is RolloutState.DONE:
                 assert rollout.reaches(name, "east/n1", {})
             if rollout is not None and rollout.active:
@@ -190,7 +194,10 @@ def a_tenant(*commands: c.Command, name: str = "shop") -> Tenant:
         (c.TrustCluster("east", "http://10.0.0.1", CA, "a/b"), InvalidError, "https://10.0.0.1:6443"),
         (c.TrustCluster("east", URL, "", "a/b"), InvalidError, "ca.crt"),
         (c.TrustCluster("east", URL, CA, "b"), InvalidError, "NAMESPACE/NAME"),
+        (c.LabelCluster("east", {"a b": "c"}), InvalidError, "not a label"),
+        (c.LabelCluster("east", {"podlane.io/cluster": "west"}), InvalidError, "Leave it out"),
         (c.PublishPolicy("web"), StateConflictError, "Draft it first"),
+        (c.DraftPolicy("web", GOOD, {}, {"zone": "a b"}), InvalidError, "not a label"),
         (c.DraftPolicy("web", GOOD, {"a b": "c"}), InvalidError, "not a label"),
         (c.RemovePolicy("web"), UnknownSubjectError, "podlane policy list"),
         (c.RevokeToken("z"), UnknownSubjectError, "list of tokens"),

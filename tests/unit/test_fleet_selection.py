@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from node_agent.sources.file import read_workloads
 from node_agent.sources.pods import asked
 from node_agent.workload import EntryClaim, NodeWorkload, PodClaim
 from traffic_policy.pod.mode import Mode
-from traffic_policy.selection import labels_of_pod, selected
+from traffic_policy.selection import labels_of_node, labels_of_pod, selected
 
 DOCUMENT = {"total": "20Mbit", "classes": [{"name": "web", "rate": "1Mbit", "match": {"port": 443}}]}
 AGENT = {"podlane.io/mode": "agent"}
@@ -50,6 +51,17 @@ def test_more_labels_win_then_the_first_name(
         policies = [policy(name, **selector) for name, selector in list(selectors.items())[::order]]
         found = selected(policies, labels)
         assert (None if found is None else found.name) == winner
+
+
+def test_labels_of_nodes_count_as_those_of_workloads_do() -> None:
+    general, east = policy("general", x="1"), replace(policy("zeast"), nodes={"a": "1", "b": "2"})
+    assert selected([general, east], {"x": "1"}) == east
+    assert selected([policy("finer", x="1", y="1"), east], {"x": "1", "y": "1"}) == policy("finer", x="1", y="1")
+
+
+def test_a_cluster_s_labels_count_more_than_what_an_agent_says() -> None:
+    said = {"zone": "a", "arch": "arm64", "podlane.io/cluster": "west"}
+    assert labels_of_node("east", {"zone": "b"}, said) == {"zone": "b", "arch": "arm64", "podlane.io/cluster": "east"}
 
 
 def test_a_pod_is_selected_by_its_namespace_which_it_cannot_hide() -> None:

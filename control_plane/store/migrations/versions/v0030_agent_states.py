@@ -7,7 +7,7 @@ from typing import Final
 from alembic import op
 
 revision = "0030"
-down_revision = "0022"
+down_revision = "0023"
 branch_labels = None
 depends_on = None
 
