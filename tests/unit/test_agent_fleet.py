@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 
 from fleet_api.agent_pb2 import Credentials, EnrolRequest
 from fleet_api.desired import DesiredState, FleetPolicy
+from fleet_api.limits import MAX_NODE_LABELS
 from node_agent.fleet.enrolment import Enrolment
 from node_agent.fleet.errors import CallEndedError, EnrolmentError, UnreachableError
 from node_agent.fleet.fleet_settings import FleetSettings, parse_addresses
 from node_agent.fleet.identity import IdentityFiles, JoinProof, new_key, request_for
 from node_agent.fleet.link import pause
+from node_agent.fleet.node_labels import NodeLabels, labels_to_say, parse_node_labels
 from node_agent.fleet.saved_state import SavedState, decoded, encoded
 from node_agent.fleet.transport import Address
 from node_agent.settings import load_settings
@@ -93,6 +95,28 @@ def test_pauses_grow_are_random_and_end_at_half_a_minute() -> None:
 def test_settings_that_do_not_fit(given: dict[str, str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_settings({"node": "n1", **given})
+
+
+def test_labels_are_cut_to_what_the_control_plane_takes() -> None:
+    of_node = {f"feature.node.kubernetes.io/f{n}": "true" for n in range(100)} | {"zone": "a", "rack": "7"}
+    of_node["topology.kubernetes.io/zone"] = "eu-1"
+    said = labels_to_say({"rack": "8", "zz": "1"}, of_node)
+    assert len(said) == MAX_NODE_LABELS
+    assert (said["rack"], said["zz"], said["topology.kubernetes.io/zone"]) == ("8", "1", "eu-1")
+    assert said["kubernetes.io/os"] == "linux"
+
+
+def test_labels_of_a_node_given_by_hand() -> None:
+    assert parse_node_labels("zone=a, example.com/rack=7,empty=") == {"zone": "a", "example.com/rack": "7", "empty": ""}
+    with pytest.raises(ConfigError, match="'zone' is no label"):
+        parse_node_labels("zone")
+
+
+@pytest.mark.trio
+async def test_a_damaged_file_of_labels_is_asked_for_again(tmp_path: Path) -> None:
+    (tmp_path / "node-labels").write_text("{")
+    assert "zone" not in NodeLabels(tmp_path, {}, followed=True).said
+    await NodeLabels(tmp_path, {}, followed=False).known()
 
 
 def test_the_join_token_is_never_shown() -> None:
