@@ -12,7 +12,7 @@ FUZZ_STAMP := $(VENV)/.fuzz
 DOCS_STAMP := $(VENV)/.docs
 CNI_PLUGIN := $(BIN)/podlane-cni
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
-TEST_PACKAGES := postgresql clang libbpf-dev prometheus java=default-jre-headless mvn=maven
+TEST_PACKAGES := postgresql clang libbpf-dev prometheus prometheus-alertmanager java=default-jre-headless mvn=maven
 PROGRAMS := datapath/ebpf/lane.bpf.o
 PYTEST_ARGS ?=
 # Processes that run tests: most tests wait most of the time. 0 runs them one after the other, in one.

@@ -19,6 +19,10 @@ from control_plane.access.gate import Gate, Users
 from control_plane.access.provider import IdentityProvider, ProviderSettings
 from control_plane.access.refusals import RefusalRecorder
 from control_plane.access.sessions import BrowserSessions
+from control_plane.alerts.desk import desk_of
+from control_plane.alerts.driver import AlertDriver
+from control_plane.alerts.reach import Reach
+from control_plane.alerts.secrets import ChannelSecrets
 from control_plane.bootstrap import another_token, first_token
 from control_plane.certificates.authority import LIFETIME, utc
 from control_plane.certificates.root_files import LoadedAuthority, RootFiles, RootFolder, RootStore
@@ -65,6 +69,7 @@ def serve(
     if settings.certificate and settings.key:
         _check_certificate(settings)
     topic = _topic(settings)
+    reach = Reach.parse(settings.alerts_may_reach)
     with (
         _listen("", settings.address, settings.port) as listener,
         _listen("agents-", settings.agents_address, settings.agents_port) as agents_listener,
@@ -72,6 +77,7 @@ def serve(
         store = open_store(settings.database_url)
         agents: AgentsPort | None = None
         rollouts: RolloutDriver | None = None
+        alerts: AlertDriver | None = None
         link: KafkaLink | None = None
         try:
             plane = ControlPlane(store)
@@ -93,6 +99,9 @@ def serve(
             agents.start()
             rollouts = RolloutDriver(plane, fleet, PrometheusGates(settings.prometheus))
             rollouts.start()
+            desk = desk_of(plane, reach, ChannelSecrets(settings.channel_secrets or settings.state / "channel-secrets"))
+            alerts = AlertDriver(plane, fleet, desk.view, desk.teller)
+            alerts.start()
             if topic is not None:
                 from control_plane.outbox.link import KafkaLink
 
@@ -109,6 +118,7 @@ def serve(
                     Invitation(place, authority, time.time),
                     dependencies,
                     gate,
+                    desk=desk,
                     connections=lambda: agents.connections if agents is not None else 0,
                     prometheus=settings.prometheus,
                 ),
@@ -135,6 +145,8 @@ def serve(
             with gate.recorder.running():
                 server.run(sockets=[listener])
         finally:
+            if alerts is not None:
+                alerts.close()
             if rollouts is not None:
                 rollouts.close()
             if link is not None:

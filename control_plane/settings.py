@@ -47,6 +47,8 @@ class ControlPlaneSettings(BaseSettings):
     ca_key: Path | None = None
     reviewers: Path | None = None
     prometheus: str = ""
+    channel_secrets: Path | None = None
+    alerts_may_reach: str = ""
     public_url: str = ""
     oidc_issuer: str = ""
     oidc_client_id: str = ""

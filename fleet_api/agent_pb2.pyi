@@ -168,7 +168,7 @@ class Report(_message.Message):
     def __init__(self, at: _Optional[int] = ..., interval_ms: _Optional[int] = ..., lanes: _Optional[_Iterable[_Union[LaneSum, _Mapping]]] = ..., workloads: _Optional[_Iterable[_Union[WorkloadFigures, _Mapping]]] = ...) -> None: ...
 
 class LaneSum(_message.Message):
-    __slots__ = ("policy", "lane", "direction", "bytes", "packets", "dropped", "overlimits", "backlog", "workloads", "rate", "ceil")
+    __slots__ = ("policy", "lane", "direction", "bytes", "packets", "dropped", "overlimits", "backlog", "workloads", "rate", "ceil", "below")
     POLICY_FIELD_NUMBER: _ClassVar[int]
     LANE_FIELD_NUMBER: _ClassVar[int]
     DIRECTION_FIELD_NUMBER: _ClassVar[int]
@@ -180,6 +180,7 @@ class LaneSum(_message.Message):
     WORKLOADS_FIELD_NUMBER: _ClassVar[int]
     RATE_FIELD_NUMBER: _ClassVar[int]
     CEIL_FIELD_NUMBER: _ClassVar[int]
+    BELOW_FIELD_NUMBER: _ClassVar[int]
     policy: str
     lane: str
     direction: str
@@ -191,7 +192,8 @@ class LaneSum(_message.Message):
     workloads: int
     rate: int
     ceil: int
-    def __init__(self, policy: _Optional[str] = ..., lane: _Optional[str] = ..., direction: _Optional[str] = ..., bytes: _Optional[int] = ..., packets: _Optional[int] = ..., dropped: _Optional[int] = ..., overlimits: _Optional[int] = ..., backlog: _Optional[int] = ..., workloads: _Optional[int] = ..., rate: _Optional[int] = ..., ceil: _Optional[int] = ...) -> None: ...
+    below: int
+    def __init__(self, policy: _Optional[str] = ..., lane: _Optional[str] = ..., direction: _Optional[str] = ..., bytes: _Optional[int] = ..., packets: _Optional[int] = ..., dropped: _Optional[int] = ..., overlimits: _Optional[int] = ..., backlog: _Optional[int] = ..., workloads: _Optional[int] = ..., rate: _Optional[int] = ..., ceil: _Optional[int] = ..., below: _Optional[int] = ...) -> None: ...
 
 class WorkloadFigures(_message.Message):
     __slots__ = ("workload", "lanes")

@@ -80,6 +80,17 @@ At the first start it prints the token of its first administrator, once: `podlan
     "[default: reviewers in the state folder]",
 )
 @click.option("--prometheus", metavar="URL", help="A Prometheus for the queries of rollouts, as http://127.0.0.1:9090")
+@click.option(
+    "--channel-secrets",
+    metavar="FOLDER",
+    help="Secrets of channels that are told of alerts, each in a file TENANT.CHANNEL.  "
+    "[default: channel-secrets in the state folder]",
+)
+@click.option(
+    "--alerts-may-reach",
+    metavar="NETWORKS",
+    help="Networks of this machine's own and link-local addresses to which alerts may go, as 127.0.0.0/8; with commas.",
+)
 @click.option("--public-url", metavar="URL", help="How browsers reach it.  [default: where it listens]")
 @click.option("--oidc-issuer", metavar="URL", help="An identity provider (OpenID Connect) by which people log in.")
 @click.option("--oidc-client-id", metavar="ID", help="The name that it has for us.")

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from control_plane.domain import commands as c
 from control_plane.domain.access import Role
+from control_plane.domain.alert_channels import AlertChannel, AlertMatcher, AlertSilence, ChannelKind
+from control_plane.domain.alert_rules import AlertKind, AlertRule
 from control_plane.domain.checked_policy import CheckedPolicy
 from control_plane.domain.rollout import OnNewRevision, RolloutPlan, Stage
 
@@ -31,7 +33,54 @@ plans = st.one_of(
         on_new_revision=st.sampled_from(OnNewRevision),
     ),
 )
+alert_rules = st.builds(
+    AlertRule,
+    st.sampled_from([AlertKind.THROTTLED, AlertKind.AGENTS_AWAY]),
+    st.sampled_from([0.1, 0.5]),
+    channels=st.sampled_from([(), ("east",)]),
+)
+alert_channels = st.sampled_from(
+    [
+        AlertChannel(ChannelKind.WEBHOOK, "https://alerts.example.com/hook"),
+        AlertChannel(ChannelKind.EMAIL, server="mail.example.com:587", sender="a@example.com", to=("b@example.com",)),
+    ]
+)
+silences = st.builds(
+    AlertSilence,
+    st.just((AlertMatcher("policy", "web"),)),
+    st.just(NOW),
+    st.integers(NOW + 1, NOW + 100),
+    st.just("a move"),
+)
+_alert_commands = st.tuples(
+    st.one_of(
+        st.builds(c.SetAlertRule, names, alert_rules),
+        st.builds(c.RemoveAlertRule, names),
+        st.builds(c.SetAlertChannel, names, alert_channels),
+        st.builds(c.RemoveAlertChannel, names),
+        st.builds(c.SetSilence, ids, silences),
+        st.builds(c.EndSilence, ids),
+        st.builds(
+            c.FireAlert,
+            names,
+            ids,
+            st.just({"severity": "warning", "policy": "web"}),
+            st.just({"summary": "slow"}),
+            st.just(0.5),
+            st.just(NOW),
+        ),
+        st.builds(c.ResolveAlert, names, ids, st.just("good")),
+        st.builds(
+            c.TellAlerts,
+            names,
+            st.dictionaries(ids, st.sampled_from(["firing", "resolved"])),
+            st.sampled_from(["", "404"]),
+        ),
+    )
+).map(lambda command: command[0])
+"""One of many for :data:`any_command`, which else would be of little else."""
 any_command = st.one_of(
+    *[_alert_commands] * 4,
     st.builds(c.CreateTenant, st.sampled_from(["", "The shop", "a\nb"])),
     st.builds(c.RetitleTenant, st.sampled_from(["", "The shop", "x" * 201])),
     st.builds(c.IssueToken, ids, st.just("ci"), st.sampled_from(Role), st.just(DIGEST), ends),

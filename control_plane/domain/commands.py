@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from control_plane.domain.access import Role
+from control_plane.domain.alert_channels import AlertChannel, AlertSilence
+from control_plane.domain.alert_rules import AlertRule
 from control_plane.domain.checked_policy import CheckedPolicy
 from control_plane.domain.rollout import RolloutPlan
 
@@ -185,6 +187,67 @@ class TakeBackRollout:
     revision: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SetAlertRule:
+    rule: str
+    content: AlertRule
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAlertRule:
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetAlertChannel:
+    channel: str
+    content: AlertChannel
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveAlertChannel:
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetSilence:
+    silence: str
+    content: AlertSilence
+
+
+@dataclass(frozen=True, slots=True)
+class EndSilence:
+    silence: str
+
+
+@dataclass(frozen=True, slots=True)
+class FireAlert:
+    """See :class:`~control_plane.domain.events.AlertFired`."""
+
+    rule: str
+    alert: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    value: float
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveAlert:
+    rule: str
+    alert: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TellAlerts:
+    """A channel was told how alerts stand (states by id), or cannot be: ``trouble``."""
+
+    channel: str
+    alerts: Mapping[str, str]
+    trouble: str = ""
+
+
 TenantCommand = CreateTenant | RetitleTenant | CloseTenant
 TokenCommand = IssueToken | RevokeToken
 GrantCommand = GrantGroup | RevokeGrant
@@ -201,7 +264,11 @@ ClusterCommand = (
 )  # fmt: skip
 RolloutCommand = AdvanceRollout | PauseRollout | ResumeRollout | TakeBackRollout
 PolicyCommand = DraftPolicy | DiscardDraft | PublishPolicy | RemovePolicy | RolloutCommand
-Command = TenantCommand | TokenCommand | GrantCommand | ClusterCommand | PolicyCommand
+AlertRuleCommand = SetAlertRule | RemoveAlertRule
+AlertChannelCommand = SetAlertChannel | RemoveAlertChannel
+SilenceCommand = SetSilence | EndSilence
+AlertCommand = AlertRuleCommand | AlertChannelCommand | SilenceCommand | FireAlert | ResolveAlert | TellAlerts
+Command = TenantCommand | TokenCommand | GrantCommand | ClusterCommand | PolicyCommand | AlertCommand
 
 
 def subject_of(command: Command) -> str:
@@ -214,4 +281,18 @@ def subject_of(command: Command) -> str:
         return f"grant/{command.group}"
     if isinstance(command, ClusterCommand):
         return f"cluster/{command.cluster}"
+    if isinstance(command, AlertCommand):
+        return _subject_of_alerts(command)
     return f"policy/{command.policy}"
+
+
+def _subject_of_alerts(command: AlertCommand) -> str:
+    if isinstance(command, AlertRuleCommand):
+        return f"alert-rule/{command.rule}"
+    if isinstance(command, AlertChannelCommand):
+        return f"alert-channel/{command.channel}"
+    if isinstance(command, SilenceCommand):
+        return f"silence/{command.silence}"
+    if isinstance(command, TellAlerts):
+        return f"told/{command.channel}"
+    return f"alerts/{command.rule}"

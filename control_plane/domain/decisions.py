@@ -10,8 +10,10 @@ from hmac import compare_digest
 from typing import Final
 
 from control_plane.domain.access import PLATFORM, Role
+from control_plane.domain.alert_decisions import about_alerts
 from control_plane.domain.commands import (
     AddCluster,
+    AlertCommand,
     CloseTenant,
     ClusterCommand,
     Command,
@@ -81,6 +83,8 @@ def decide(tenant: Tenant, command: Command, now: int) -> tuple[Event, ...]:
         return _about_grant(tenant, command)
     if isinstance(command, ClusterCommand):
         return _about_cluster(tenant, command, now)
+    if isinstance(command, AlertCommand):
+        return about_alerts(tenant.alerts, command, now)
     return about_policy(tenant, command, now)
 
 

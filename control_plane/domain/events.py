@@ -206,6 +206,85 @@ class RolloutTakenBack:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class AlertRuleSet:
+    """There is a rule of this name, or it says something else from now on. ``document`` is that of
+    :class:`~control_plane.domain.alert_rules.AlertRule`."""
+
+    rule: str
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRuleRemoved:
+    """Its alerts are over."""
+
+    rule: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class AlertChannelSet:
+    """``document`` is that of :class:`~control_plane.domain.alert_channels.AlertChannel`."""
+
+    channel: str
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AlertChannelRemoved:
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceSet:
+    """``document`` is that of :class:`~control_plane.domain.alert_channels.AlertSilence`. Silences that ended before
+    ``at`` are forgotten."""
+
+    silence: str
+    document: Mapping[str, Any]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class SilenceEnded:
+    silence: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlertFired:
+    """What a rule looks at was beyond its threshold for long enough, since ``since``. ``alert`` is the id: the same
+    each time for the same rule and the same cluster, policy or lane."""
+
+    rule: str
+    alert: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    value: float
+    since: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class AlertResolved:
+    """It is over."""
+
+    rule: str
+    alert: str
+    at: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlertsTold:
+    """A channel was told how these alerts stand (states by id), or could not be, for good: ``trouble`` says why."""
+
+    channel: str
+    alerts: Mapping[str, str]
+    at: int
+    trouble: str = ""
+
+
 TenantEvent = TenantCreated | TenantRetitled | TenantClosed
 TokenEvent = TokenIssued | TokenRevoked
 GrantEvent = GroupGranted | GrantRevoked
@@ -221,13 +300,19 @@ ClusterEvent = (
 )  # fmt: skip
 RolloutEvent = RolloutAdvanced | RolloutPaused | RolloutResumed | RolloutFinished | RolloutTakenBack
 PolicyEvent = PolicyDrafted | DraftDiscarded | PolicyPublished | PolicyRemoved | RolloutEvent
-Event = TenantEvent | TokenEvent | GrantEvent | ClusterEvent | PolicyEvent
+AlertRuleEvent = AlertRuleSet | AlertRuleRemoved
+AlertChannelEvent = AlertChannelSet | AlertChannelRemoved
+SilenceEvent = SilenceSet | SilenceEnded
+AlertEvent = AlertRuleEvent | AlertChannelEvent | SilenceEvent | AlertFired | AlertResolved | AlertsTold
+Event = TenantEvent | TokenEvent | GrantEvent | ClusterEvent | PolicyEvent | AlertEvent
 
 _KINDS: Final[dict[str, type[Event]]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def subject(event: Event) -> str:
-    """What an event is about: ``tenant``, ``token/ID``, ``grant/GROUP``, ``cluster/NAME`` or ``policy/NAME``."""
+    """What an event is about: ``tenant``, ``token/ID``, ``grant/GROUP``, ``cluster/NAME``, ``policy/NAME``,
+    ``alert-rule/NAME``, ``alert-channel/NAME``, ``silence/ID``; ``alerts/RULE`` and ``told/CHANNEL`` for what becomes
+    of alerts."""
     if isinstance(event, TenantEvent):
         return "tenant"
     if isinstance(event, TokenEvent):
@@ -236,7 +321,21 @@ def subject(event: Event) -> str:
         return f"grant/{event.group}"
     if isinstance(event, ClusterEvent):
         return f"cluster/{event.cluster}"
+    if isinstance(event, AlertEvent):
+        return _subject_of_alerts(event)
     return f"policy/{event.policy}"
+
+
+def _subject_of_alerts(event: AlertEvent) -> str:
+    if isinstance(event, AlertRuleEvent):
+        return f"alert-rule/{event.rule}"
+    if isinstance(event, AlertChannelEvent):
+        return f"alert-channel/{event.channel}"
+    if isinstance(event, SilenceEvent):
+        return f"silence/{event.silence}"
+    if isinstance(event, AlertsTold):
+        return f"told/{event.channel}"
+    return f"alerts/{event.rule}"
 
 
 def encode(event: Event) -> tuple[str, dict[str, Any]]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from control_plane.domain.access import Role
+from control_plane.domain.alert_book import AlertBook
 from control_plane.domain.events import (
     AgentEnrolled,
     AgentRevoked,
+    AlertEvent,
     ClusterAdded,
     ClusterEvent,
     ClusterLabelled,
@@ -176,6 +178,7 @@ class Tenant:
     """By group of the identity provider."""
     clusters: dict[str, MemberCluster] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
+    alerts: AlertBook = field(default_factory=AlertBook)
     changed: dict[str, int] = field(default_factory=dict)
     """The position of the last event about each subject: its version."""
     revision: int = 0
@@ -233,6 +236,8 @@ class Tenant:
                     _apply_to_cluster(self.clusters[event.cluster], event)
                     if isinstance(event, ClusterLabelled):
                         self._relabelled()
+                elif isinstance(event, AlertEvent):
+                    self.alerts.apply(event)
 
     def _relabelled(self) -> None:
         """Other nodes may be those of policies, and of steps of rollouts."""

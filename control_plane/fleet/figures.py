@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from threading import Lock
 from typing import Final
 
+from control_plane.domain.alert_evaluation import LaneTotals
 from fleet_api.agent_pb2 import LaneSum
 
 SECONDS: Final = 900
 MOST_LANES: Final = 512
-"""Of a tenant: 64 bytes each and second, 29 MiB at most."""
+"""Of a tenant: 72 bytes each and second, 32 MiB at most."""
 OTHER: Final = "other"
 """The lane of what no lane of the policy is."""
 COUNTERS: Final = ("bytes", "packets", "dropped", "overlimits")
-GAUGES: Final = ("backlog", "workloads", "rate", "ceil")
+GAUGES: Final = ("backlog", "workloads", "rate", "ceil", "below")
 FIELDS: Final = COUNTERS + GAUGES
 _WIDTH: Final = len(FIELDS)
 _MOST: Final = 2**53 - 1
@@ -38,6 +40,23 @@ class LaneSeries:
     lane: str
     direction: str
     values: Mapping[str, list[int]]
+
+
+_PLACES: Final = {name: place for place, name in enumerate((*FIELDS, "heard"))}
+
+
+def _totals(values: Sequence[int]) -> LaneTotals:
+    return LaneTotals(**{name: values[_PLACES[name]] for name in LaneTotals.__slots__})
+
+
+def moving_totals(series: LaneSeries, over: int) -> Iterator[LaneTotals]:
+    """Sums over the ``over`` seconds before each second of a series, from the first second that has so many before it
+    to the end."""
+    length = len(series.values["bytes"])
+    heard = [any(series.values[name][second] for name in FIELDS) for second in range(length)]
+    sums = [list(accumulate(series.values[name], initial=0)) for name in FIELDS] + [list(accumulate(heard, initial=0))]
+    for end in range(over, length + 1):
+        yield _totals([each[end] - each[end - over] for each in sums])
 
 
 class TenantFigures:
@@ -85,6 +104,7 @@ class TenantFigures:
                 now[at + 5] += each.workloads
                 now[at + 6] += each.rate
                 now[at + 7] += each.ceil
+                now[at + 8] += each.below
 
     def window(self, until: int, seconds: int, policy: str | None = None) -> list[LaneSeries]:
         """The ``seconds`` before ``until`` (Unix time), of one policy or of all. Seconds without news have zeros."""
@@ -116,6 +136,21 @@ class TenantFigures:
             if self._second < until:
                 self._turn(until)
             return {key: tuple(counted) for key, counted in self._counted.items()}
+
+    def totals(self, until: int, seconds: int) -> dict[LaneKey, LaneTotals]:
+        """Sums over the ``seconds`` before ``until`` (Unix time), of lanes of which anything was heard."""
+        with self._lock:
+            if self._second < until:
+                self._turn(until)
+            places = dict(self._places)
+            past = [row for second, row in self._past if until - seconds <= second < until]
+        found = {}
+        for key, place in places.items():
+            at = place * _WIDTH
+            rows = [part for row in past if any(part := row[at : at + _WIDTH])]
+            if rows:
+                found[key] = _totals([*map(sum, zip(*rows, strict=True)), len(rows)])
+        return found
 
     def _turn(self, second: int) -> None:
         """Put what was gathered among the past."""

@@ -10,12 +10,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from control_plane.access.gate import Gate
 from control_plane.access.refusals import RefusalRecorder
+from control_plane.alerts.desk import AlertDesk, desk_of
 from control_plane.fleet.agent_status import FleetStatus
 from control_plane.fleet.invitation import Invitation
 from control_plane.fleet.past import LanePast
 from control_plane.health import Dependency
 from control_plane.http import (
     agents,
+    alerts,
     audit,
     clusters,
     grants,
@@ -48,6 +50,7 @@ def create_app(
     gate: Gate | None = None,
     connections: Callable[[], int] = lambda: 0,
     prometheus: str = "",
+    desk: AlertDesk | None = None,
 ) -> FastAPI:
     """The application of a control plane. Without an invitation no agent can join.
 
@@ -69,7 +72,8 @@ def create_app(
     app.state.past = LanePast(prometheus)
     app.state.live = LivePlace(plane, app.state.fleet, gate)
     app.state.metrics = ControlPlaneMetrics(plane, app.state.fleet, app.state.live, dependencies, connections)
-    for room in (login, tenants, grants, clusters, agents, policies, progress, rollouts, audit, live, metrics):
+    app.state.alerts = desk or desk_of(plane)
+    for room in (login, tenants, grants, clusters, agents, policies, progress, rollouts, alerts, audit, live, metrics):
         app.include_router(room.router)
     app.include_router(health.router_of(plane, dependencies))
     install(app)

@@ -25,6 +25,11 @@ JoinTokenSort = Annotated[Literal["id", "-id", "expires_at", "-expires_at"], _SO
 AgentSort = Annotated[Literal["node", "-node", "joined", "-joined"], _SORT]
 TokenSort = Annotated[Literal["id", "-id", "title", "-title", "expires_at", "-expires_at"], _SORT]
 EventSort = Annotated[Literal["position", "-position"], _SORT]
+AlertSort = Annotated[Literal["at", "-at", "rule", "-rule"], _SORT]
+RuleSort = Annotated[Literal["name", "-name", "version", "-version"], _SORT]
+SilenceSort = Annotated[Literal["id", "-id", "ends_at", "-ends_at"], _SORT]
+ChannelSort = Annotated[Literal["name", "-name"], _SORT]
+AlertStateWanted = Annotated[Literal["firing", "resolved"] | None, Query(description="Only those that are so.")]
 
 Prefix = Annotated[str, Query(pattern="^[a-z0-9.-]{0,253}$", description="Only those that begin so.")]
 Exactly = Annotated[str | None, Query(pattern="^[ -~]{1,400}$", description="Only those with this value.")]

@@ -65,6 +65,29 @@ TOKENS: Final = Listing(
     {"id": ("id",), "title": ("title", "id"), "expires_at": ("expires_at", "id")},
     frozenset({"expires_at"}),
 )
+ALERT_RULES: Final = Listing(
+    "read_alert_rules",
+    ("name", "version", "kind", "severity", "document"),
+    {"name": ("name",), "version": ("version",)},
+    frozenset({"version"}),
+)
+ALERT_CHANNELS: Final = Listing(
+    "read_alert_channels",
+    ("name", "version", "kind", "document"),
+    {"name": ("name",)},
+)
+SILENCES: Final = Listing(
+    "read_silences",
+    ("id", "version", "ends_at", "document"),
+    {"id": ("id",), "ends_at": ("ends_at", "id")},
+    frozenset({"ends_at"}),
+)
+ALERTS: Final = Listing(
+    "read_alerts",
+    ("id", "rule", "state", "severity", "labels", "annotations", "value", "since", "at", "ended", "reason"),
+    {"at": ("at", "id"), "rule": ("rule", "id")},
+    frozenset({"at"}),
+)
 EVENTS: Final = Listing(
     "events",
     ("tenant", "position", "subject", "kind", "data", "author", "address", "reason", "at", "digest"),

@@ -11,6 +11,7 @@ from typing import Final
 from control_plane.domain.events import (
     AgentEnrolled,
     AgentRevoked,
+    AlertEvent,
     ClusterAdded,
     ClusterEvent,
     ClusterLabelled,
@@ -31,13 +32,13 @@ from control_plane.domain.events import (
     TokenRevoked,
 )
 from control_plane.domain.rollout import RolloutState
+from control_plane.read_models.alert_projection import of_alerts
+from control_plane.read_models.statement import Statement
 from control_plane.store.chain import canonical
-from control_plane.store.database import Value
-
-Statement = tuple[str, tuple[Value, ...]]
 
 TABLES: Final = (
     "read_policies", "read_revisions", "read_clusters", "read_join_tokens", "read_agents", "read_tokens",
+    "read_alert_rules", "read_alert_channels", "read_silences", "read_alerts",
 )  # fmt: skip
 NEVER: Final = 2**62
 """The end of what has none: after all others."""
@@ -49,6 +50,8 @@ def changes(tenant: str, position: int, event: Event) -> Iterator[Statement]:
         yield from _of_policy(tenant, position, event)
     elif isinstance(event, ClusterEvent):
         yield from _of_cluster(tenant, position, event)
+    elif isinstance(event, AlertEvent):
+        yield from of_alerts(tenant, position, event)
     elif isinstance(event, TokenIssued):
         end = NEVER if event.expires_at is None else event.expires_at
         values = (tenant, event.id, event.title, event.role, end)

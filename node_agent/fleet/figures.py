@@ -17,6 +17,8 @@ MOST_WATCHED: Final = 100
 """Workloads of which details are sent."""
 _MOST_DETAILS: Final = 1000
 """Lanes of all watched workloads."""
+_ENOUGH: Final = 0.95
+"""Of a rate: the kernel counts whole packets, and a second is not exactly one."""
 
 SENT: Final = "egress"
 RECEIVED: Final = "ingress"
@@ -28,14 +30,17 @@ Key = tuple[str, str, str]
 class _Sum:
     """One :class:`LaneSum` while it is added up; messages are too slow for that."""
 
-    __slots__ = ("backlog", "bytes", "ceil", "dropped", "overlimits", "packets", "rate", "workloads")
+    __slots__ = ("backlog", "below", "bytes", "ceil", "dropped", "overlimits", "packets", "rate", "workloads")
 
     def __init__(self) -> None:
         self.bytes = self.packets = self.dropped = self.overlimits = 0
-        self.backlog = self.workloads = self.rate = self.ceil = 0
+        self.backlog = self.workloads = self.rate = self.ceil = self.below = 0
 
-    def add(self, snapshot: ClassSnapshot, before: ClassStats) -> None:
+    def add(self, snapshot: ClassSnapshot, before: ClassStats, interval_ms: int) -> None:
         now = snapshot.stats
+        if now.backlog_bytes and before.backlog_bytes:
+            got = grown(before.bytes, now.bytes) * 8000
+            self.below += got < snapshot.rate.bits_per_second * interval_ms * _ENOUGH
         if now is not before:
             self.bytes += grown(before.bytes, now.bytes)
             self.packets += grown(before.packets, now.packets)
@@ -52,7 +57,7 @@ class _Sum:
         return LaneSum(
             policy=policy, lane=lane, direction=direction, bytes=self.bytes, packets=self.packets,
             dropped=self.dropped, overlimits=self.overlimits, backlog=self.backlog, workloads=self.workloads,
-            rate=self.rate, ceil=self.ceil,
+            rate=self.rate, ceil=self.ceil, below=self.below,
         )  # fmt: skip
 
 
@@ -85,7 +90,7 @@ class FleetFigures:
                 key = policy, snapshot.name, direction
                 for each in (sums, own):
                     if each is not None:
-                        _sum_at(each, key).add(snapshot, before)
+                        _sum_at(each, key).add(snapshot, before, interval_ms)
             if own and left > 0:
                 details.append(
                     WorkloadFigures(workload=name, lanes=[s.message(*key) for key, s in islice(own.items(), left)])

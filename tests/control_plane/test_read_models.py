@@ -10,18 +10,45 @@ from threading import Event as Flag
 from typing import Any, get_args
 
 import pytest
-from domain_commands import CA, DIGEST, NOW, URL, any_command, contents, ids, nodes, plans
+from domain_commands import (
+    CA,
+    DIGEST,
+    NOW,
+    URL,
+    alert_channels,
+    alert_rules,
+    any_command,
+    contents,
+    ids,
+    nodes,
+    plans,
+    silences,
+)  # fmt: skip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from control_plane.domain import commands as c
 from control_plane.domain.access import Role
+from control_plane.domain.alert_channels import AlertChannel, AlertMatcher, AlertSilence, ChannelKind
+from control_plane.domain.alert_rules import AlertKind, AlertRule
 from control_plane.domain.checked_policy import CheckedPolicy
 from control_plane.domain.errors import RefusedError
 from control_plane.domain.events import Event
 from control_plane.domain.tenant import Tenant
 from control_plane.read_models.listing import Listing, begins, equal
-from control_plane.read_models.lists import AGENTS, CLUSTERS, EVENTS, JOIN_TOKENS, POLICIES, REVISIONS, TOKENS
+from control_plane.read_models.lists import (
+    AGENTS,
+    ALERT_CHANNELS,
+    ALERT_RULES,
+    ALERTS,
+    CLUSTERS,
+    EVENTS,
+    JOIN_TOKENS,
+    POLICIES,
+    REVISIONS,
+    SILENCES,
+    TOKENS,
+)
 from control_plane.read_models.projection import NEVER, TABLES
 from control_plane.service import Circumstances, ControlPlane
 from control_plane.store.event_store import EventStore, open_store
@@ -87,7 +114,42 @@ def as_listed(plane: ControlPlane, name: str) -> dict[str, Any]:
         row["id"]: (row["title"], row["role"], row["expires_at"] if row["expires_at"] != NEVER else None)
         for row in listed(plane, TOKENS, name, "id")
     }
-    return {"clusters": clusters, "policies": policies, "tokens": tokens}
+    return {"clusters": clusters, "policies": policies, "tokens": tokens, "alerts": alerts_as_listed(plane, name)}
+
+
+def alerts_as_listed(plane: ControlPlane, name: str) -> dict[str, Any]:
+    def documents(listing: Listing, key: str) -> dict[str, tuple[int, Any]]:
+        rows = listed(plane, listing, name, key)
+        return {row[key]: (row["version"], json.loads(row["document"])) for row in rows}
+
+    return {
+        "rules": documents(ALERT_RULES, "name"),
+        "channels": documents(ALERT_CHANNELS, "name"),
+        "silences": documents(SILENCES, "id"),
+        "alerts": {
+            row["id"]: (row["rule"], row["state"], json.loads(row["labels"]), row["at"], row["ended"], row["reason"])
+            for row in listed(plane, ALERTS, name, "at")
+        },
+    }
+
+
+def alerts_as_folded(tenant: Tenant) -> dict[str, Any]:
+    def documents(about: str, contents: Any) -> dict[str, tuple[int, Any]]:
+        return {
+            name: (tenant.version(f"{about}/{name}"), json.loads(json.dumps(content.to_document())))
+            for name, content in contents.items()
+        }
+
+    book = tenant.alerts
+    return {
+        "rules": documents("alert-rule", book.rules),
+        "channels": documents("alert-channel", book.channels),
+        "silences": documents("silence", book.silences),
+        "alerts": {
+            id: (alert.rule, alert.state, alert.labels, alert.at, alert.ended, alert.reason)
+            for id, alert in book.alerts.items()
+        },
+    }
 
 
 def as_folded(tenant: Tenant) -> dict[str, Any]:
@@ -119,6 +181,7 @@ def as_folded(tenant: Tenant) -> dict[str, Any]:
             for name, policy in tenant.policies.items()
         },
         "tokens": {id: (token.title, token.role, token.expires_at) for id, token in tenant.tokens.items()},
+        "alerts": alerts_as_folded(tenant),
     }
 
 
@@ -128,6 +191,22 @@ def next_step(plane: ControlPlane, name: str, policy: str) -> c.Command:
         found = tenant.policies.get(policy)
         rollout = found.rollout if found else None
         return c.AdvanceRollout(policy, rollout.revision, rollout.stage + 1) if rollout else c.DiscardDraft(policy)
+
+
+def alerts_of(place: str, id: str, rule: Any, channel: Any, silence: Any) -> list[c.Command]:
+    fire = c.FireAlert(place, id, {"severity": "info"}, {"summary": "slow"}, 0.5, NOW)
+    return [
+        c.SetAlertChannel("east", channel),
+        c.SetAlertRule(place, rule),
+        c.SetSilence(id, silence),
+        fire,
+        c.TellAlerts("east", {id: "firing"}),
+        c.ResolveAlert(place, id, "good"),
+        fire,
+        c.EndSilence(id),
+        c.RemoveAlertRule(place),
+        c.RemoveAlertChannel("east"),
+    ]
 
 
 places = st.sampled_from(["east", "west"])
@@ -157,6 +236,9 @@ steps = st.one_of(
     st.tuples(places, contents).map(lambda t: [c.DraftPolicy(t[0], t[1]), c.DiscardDraft(t[0])]),
     st.tuples(places, st.sampled_from(["a", "b"])).map(
         lambda t: [c.AddCluster(t[0]), c.LabelCluster(t[0], {"zone": t[1]})]
+    ),
+    st.tuples(places, ids, alert_rules, alert_channels, silences, st.integers(4, 11)).map(
+        lambda t: alerts_of(*t[:5])[: t[5]]
     ),
     ids.map(lambda id: [c.IssueToken(id, "ci", Role.VIEWER, DIGEST), c.RevokeToken(id)]),
     st.just("read"),
@@ -209,6 +291,14 @@ def fill(plane: ControlPlane, name: str) -> None:
     for number, title in enumerate(["ci", "Öl", "ci", "a-b", "a b"]):
         end = None if number % 2 else NOW + 9 - number
         plane.carry_out(name, c.IssueToken(str(number), title, list(Role)[number % 3], DIGEST, end), BY)
+    channel = AlertChannel(ChannelKind.WEBHOOK, "https://alerts.example.com/")
+    for number, rule in enumerate(("slow", "away", "a")):
+        plane.carry_out(name, c.SetAlertChannel(f"c{rule}", channel), BY)
+        plane.carry_out(name, c.SetAlertRule(rule, AlertRule(AlertKind.THROTTLED, 0.5)), BY)
+        silence = AlertSilence((AlertMatcher("policy", "web"),), NOW, NOW + 9 - number % 2, "x")
+        plane.carry_out(name, c.SetSilence(f"a{number}", silence), BY)
+        for id in ("1", "2"):
+            plane.carry_out(name, c.FireAlert(rule, f"{rule}{id}", {"severity": "info"}, {}, 0.5, NOW), BY)
     for policy in ("web", "a", "a-b", "ab", "backup"):
         for total in ("5Mbit", "6Mbit"):
             document = CheckedPolicy.from_document({"total": total, "classes": []})
@@ -228,7 +318,19 @@ def test_lists_are_sorted_and_paged_as_asked(plane: ControlPlane) -> None:
     fill(plane, "shop")
     fill(plane, "other")
     lengths: dict[str, int] = {}
-    for listing in (POLICIES, REVISIONS, CLUSTERS, JOIN_TOKENS, AGENTS, TOKENS, EVENTS):
+    for listing in (
+        POLICIES,
+        REVISIONS,
+        CLUSTERS,
+        JOIN_TOKENS,
+        AGENTS,
+        TOKENS,
+        EVENTS,
+        ALERT_RULES,
+        ALERT_CHANNELS,
+        SILENCES,
+        ALERTS,
+    ):
         filters = [OF[listing.table]] if listing.table in OF else []
         page: Callable[..., list[Any]] = plane.lists.log_page if listing is EVENTS else plane.lists.page
         for order in listing.orders:
@@ -251,6 +353,7 @@ def test_lists_are_sorted_and_paged_as_asked(plane: ControlPlane) -> None:
     assert lengths.pop("events") == plane.store.heads()["shop"].position
     assert lengths == {
         "policies": 5, "read_revisions": 2, "read_clusters": 4, "read_join_tokens": 5, "read_agents": 9, "read_tokens": 5,
+        "read_alert_rules": 3, "read_alert_channels": 3, "read_silences": 3, "read_alerts": 6,
     }  # fmt: skip
 
 

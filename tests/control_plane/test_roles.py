@@ -18,6 +18,13 @@ from control_plane.store.event_store import open_store
 
 TABLE = Path(__file__).parents[2] / "docs" / "reference" / "roles.md"
 POLICY = {"total": "100Mbit", "classes": [{"name": "web", "rate": "1Mbit", "match": [{"port": ["443"]}]}]}
+ALERT_RULE = {"kind": "throttled", "threshold": 0.5}
+SILENCE = {
+    "matchers": [{"name": "severity", "value": "info"}],
+    "ends_at": 2**32,
+    "starts_at": 2**32 - 60,
+    "comment": "x",
+}
 BODIES = {
     "POST /v1/validate": {"document": POLICY},
     "PUT /v1/tenants/{tenant}": {"title": "x"},
@@ -27,10 +34,25 @@ BODIES = {
     "POST /v1/tenants/{tenant}/clusters/{cluster}/join-tokens": {},
     "PUT /v1/tenants/{tenant}/clusters/{cluster}/trust": {},
     "PUT /v1/tenants/{tenant}/clusters/{cluster}/labels": {"labels": {"zone": "a"}},
+    "PUT /v1/tenants/{tenant}/alerts/rules/{rule}": ALERT_RULE,
+    "POST /v1/tenants/{tenant}/alerts/trial": {"rule": ALERT_RULE},
+    "POST /v1/tenants/{tenant}/alerts/silences": SILENCE,
+    "PUT /v1/tenants/{tenant}/alerts/silences/{silence}": SILENCE,
+    "PUT /v1/tenants/{tenant}/alerts/channels/{channel}": {"kind": "webhook", "url": "https://alerts.example.com/"},
 }
 """What operations want. A body that is wrong is refused before it is asked who sends it."""
 QUERY = {"dry-run": "true", "since": "1", "until": "2"}
-NAMES = {"tenant": "default", "policy": "web", "cluster": "east", "group": "ops", "token": "0" * 16, "node": "n1"}
+NAMES = {
+    "tenant": "default",
+    "policy": "web",
+    "cluster": "east",
+    "group": "ops",
+    "token": "0" * 16,
+    "node": "n1",
+    "rule": "away",
+    "silence": "a1",
+    "channel": "ops",
+}
 COLUMNS = [*Role, "platform"]
 
 

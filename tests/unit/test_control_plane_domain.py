@@ -165,6 +165,16 @@ class AnySequence(RuleBasedStateMachine):
         for cluster in self.tenant.clusters.values():
             assert not cluster.spent & cluster.join_tokens.keys()
 
+    @invariant()
+    def an_alert_that_fires_has_a_rule_and_who_was_told_is_there(self) -> None:
+        book = self.tenant.alerts
+        assert {alert.rule for alert in book.firing} <= book.rules.keys()
+        for alert in book.alerts.values():
+            assert alert.told.keys() <= book.channels.keys()
+            assert alert.troubles.keys() <= alert.told.keys()
+        assert {channel for rule in book.rules.values() for channel in rule.channels} <= book.channels.keys()
+        assert all(set(alert.told) <= set(book.channels) for alert in book.alerts.values())
+
 
 AnySequence.TestCase.settings = settings(max_examples=60, stateful_step_count=40)
 TestAnySequence = AnySequence.TestCase

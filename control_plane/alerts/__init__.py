@@ -1,0 +1,1 @@
+"""Alerts: values are looked at each second, and channels are told what has come of them."""

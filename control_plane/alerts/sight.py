@@ -1,0 +1,90 @@
+"""The values that alert rules look at, from what is in memory of a tenant's agents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from control_plane.domain.alert_evaluation import AlertReading, LaneTotals
+from control_plane.domain.alert_rules import AlertKind, AlertRule
+from control_plane.domain.rollout import RolloutState
+from control_plane.domain.tenant import MemberCluster, Tenant
+from control_plane.fleet.agent_status import TenantAgents
+from control_plane.fleet.figures import LaneKey
+
+_GRACE: Final = 10.0
+"""Seconds for which an agent may be without connection: it may be on its way back."""
+_NAMED: Final = 3
+
+
+def lane_labels(key: LaneKey) -> dict[str, str]:
+    """Of a lane; workloads' own policies have no name."""
+    policy, lane, direction = key
+    return {**({"policy": policy} if policy else {}), "class": lane, "direction": direction}
+
+
+@dataclass(slots=True)
+class TenantSight:
+    """One look at a tenant at ``now`` (Unix seconds). ``begun``: since when this process has agents: who has not been
+    here since then may yet come. Each thing is counted once, whatever the number of rules."""
+
+    tenant: Tenant
+    agents: TenantAgents
+    now: int
+    begun: float
+    _totals: dict[int, dict[LaneKey, LaneTotals]] = field(default_factory=dict)
+    _clusters: dict[AlertKind, list[AlertReading]] = field(default_factory=dict)
+
+    def readings(self, rule: AlertRule) -> list[AlertReading]:
+        """All values of a rule."""
+        if rule.kind.of_traffic:
+            totals = self._totals.get(rule.over)
+            if totals is None:
+                totals = self._totals[rule.over] = self.agents.figures.totals(self.now, rule.over)
+            found: Iterator[AlertReading] | list[AlertReading] = (
+                AlertReading(lane_labels(key), total.value(rule.kind)) for key, total in totals.items()
+            )
+        elif rule.kind is AlertKind.ROLLOUT_STUCK:
+            found = self._rollouts()
+        else:
+            found = self._of_clusters(rule.kind)
+        return [each for each in found if rule.covers(each.labels)]
+
+    def _rollouts(self) -> Iterator[AlertReading]:
+        for name, policy in self.tenant.policies.items():
+            rollout = policy.rollout
+            if rollout is not None and rollout.state is RolloutState.RUNNING:
+                late = self.now - rollout.since - rollout.plan.soak
+                yield AlertReading({"policy": name}, float(max(0, late)))
+
+    def _of_clusters(self, kind: AlertKind) -> list[AlertReading]:
+        if kind not in self._clusters:
+            count = self._away if kind is AlertKind.AGENTS_AWAY else self._expiring
+            counted = (count(cluster) for cluster in self.tenant.clusters.values())
+            self._clusters[kind] = [each for each in counted if each is not None]
+        return self._clusters[kind]
+
+    def _away(self, cluster: MemberCluster) -> AlertReading | None:
+        if not cluster.agents or self.now - self.begun < _GRACE:
+            return None
+        away = []
+        for node in cluster.agents:
+            status = self.agents.agents.get((cluster.name, node))
+            since = max(self.begun, 0.0 if status is None else status.since)
+            if (status is None or not status.connected) and self.now - since >= _GRACE:
+                away.append(node)
+        named = ", ".join(away[:_NAMED]) + (", ..." if len(away) > _NAMED else "")
+        details = {"count": str(len(away)), "of": str(len(cluster.agents)), "agents": named}
+        return AlertReading({"cluster": cluster.name}, len(away) / len(cluster.agents), details)
+
+    def _expiring(self, cluster: MemberCluster) -> AlertReading | None:
+        ends = []
+        for node in cluster.agents:
+            status = self.agents.agents.get((cluster.name, node))
+            if status is not None and status.expires:
+                ends.append((status.expires, node))
+        if not ends:
+            return None
+        end, node = min(ends)
+        return AlertReading({"cluster": cluster.name}, max(0.0, end - self.now), {"agents": node, "count": "1"})
