@@ -112,4 +112,5 @@ def _lane(series: dict[str, Any], over: PastRange) -> PastLane:
     values: list[float | None] = [None] * over.points
     for at, value in series["values"]:
         values[round((at - over.since) / over.step)] = float(value)
-    return PastLane(*(series["metric"].get(name, "") for name in _LABELS), values)
+    policy, lane, direction = (series["metric"].get(name, "") for name in _LABELS)
+    return PastLane(policy, lane, direction, values)
