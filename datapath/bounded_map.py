@@ -42,6 +42,10 @@ class BoundedMap(Generic[K, V]):
         except KeyError:  # it was old, and another thread has forgotten it meanwhile
             entries[key] = value
 
+    def items(self) -> list[tuple[K, V]]:
+        """All entries, the oldest first."""
+        return list(self._entries.items())
+
     def renew(self, key: K) -> None:
         """Let a key that is there be forgotten last."""
         self._entries.move_to_end(key)

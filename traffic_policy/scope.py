@@ -103,8 +103,6 @@ def beyond_ebpf(policy: TrafficPolicy) -> list[Problem]:
         Problem("requests", "With datapath: ebpf a connection's first packets are all that is seen.", _RELAY_REMEDY)
         for _ in range(policy.requests is not Requests.FIRST)
     ]
-    if policy.quic is Quic.BLOCK and any(match.quic_ports for _, match in policy.rules()):
-        problems.append(Problem("quic", "With datapath: ebpf QUIC is not told from other UDP yet.", remedy))
     if needs_names(policy):
         said = "With datapath: ebpf names do not decide about what arrives."
         problems.append(Problem("ingress", said, _RELAY_REMEDY))
@@ -118,9 +116,9 @@ def beyond_ebpf(policy: TrafficPolicy) -> list[Problem]:
     return problems
 
 
-def reads_quic(policy: TrafficPolicy) -> bool:
-    """Whether names in QUIC decide, which programs in the kernel do not read: with them it goes by its port."""
-    return policy.quic is Quic.CLASSIFY and any(match.quic_ports for _, match in policy.rules())
+def reads_quic_of_clients(policy: TrafficPolicy) -> bool:
+    """Whether names decide in QUIC that clients open, where programs in the kernel read none: it goes by its port."""
+    return policy.quic is Quic.CLASSIFY and any(match.quic_ports for _, match in policy.rules(Bound.INBOUND))
 
 
 def beyond(policy: TrafficPolicy, datapath: Datapath | str | None) -> list[Problem]:

@@ -27,10 +27,12 @@ MAX_HELD: Final = 16 << 20
 _SHARE: Final = 4
 """An origin may have this part of both."""
 
-_HEADER: Final = struct.Struct("=QQII16s16s4sHBxI4x")
+_HEADER: Final = struct.Struct("=QQII16s16s4sHBxIBB2x")
 """struct beginning (``programs/scratch.h``); the data follows."""
 _KEY: Final = struct.Struct("=QI")
 _V4_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
+_V4_FLOW: Final = 12
+"""Bytes of the addresses and ports of a flow of IPv4."""
 _BY_PACKET: Final = 0
 _CONTRADICTED: Final = Detection(WireProtocol.OPAQUE, Reason.CONTRADICTED)
 
@@ -39,7 +41,7 @@ class Beginning(NamedTuple):
     """A copy of data that a connection's client has sent.
 
     ``cookie``: the connection's number. ``flow``: addresses and ports in network byte order. ``lane``: whose programs
-    have shown it.
+    have shown it. ``udp``: a datagram instead, of a flow that has the class ``class_id`` (0: none).
     """
 
     cookie: int
@@ -50,18 +52,27 @@ class Beginning(NamedTuple):
     data: bytes
     bound: Bound = Bound.OUTBOUND
     lane: int = 0
+    udp: bool = False
+    class_id: int = 0
 
     @classmethod
     def read(cls, record: bytes) -> Beginning:
         """From a record of the ring buffer."""
-        cookie, origin, first_byte, sequence, source, destination, ports, size, inbound, lane = _HEADER.unpack_from(
-            record
-        )
+        head = _HEADER.unpack_from(record)
+        cookie, origin, first_byte, sequence, source, destination, ports, size, inbound, lane, udp, class_id = head
         if source.startswith(_V4_MAPPED) and destination.startswith(_V4_MAPPED):
             source, destination = source[12:], destination[12:]
         data = record[_HEADER.size : _HEADER.size + size]
         bound = Bound.INBOUND if inbound else Bound.OUTBOUND
-        return cls(cookie, origin, first_byte, sequence, source + destination + ports, data, bound, lane)
+        flow = source + destination + ports
+        return cls(cookie, origin, first_byte, sequence, flow, data, bound, lane, bool(udp), class_id)
+
+
+def mapped(flow: bytes) -> bytes:
+    """A flow as the programs have it: IPv4 addresses as ::ffff:a.b.c.d."""
+    if len(flow) != _V4_FLOW:
+        return flow
+    return _V4_MAPPED + flow[:4] + _V4_MAPPED + flow[4:]
 
 
 class SocketVerdict(NamedTuple):

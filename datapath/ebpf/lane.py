@@ -18,14 +18,16 @@ import os
 import secrets
 import socket
 import struct
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Final
 
 from daemon.log import Logger
+from datapath.ebpf.datagrams import MAX_FLOWS
 from datapath.ebpf.hooks import Point, ProgramHook, hook_at
-from datapath.ebpf.libbpf import BpfError, BpfObject, LibbpfMissingError, map_of_program, may_look_up
+from datapath.ebpf.libbpf import BpfError, BpfObject, LibbpfMissingError, map_entries, map_of_program, may_look_up
 from datapath.ebpf.policy_maps import ETHERNET, NOTHING_EXCLUDED, Exclusions, HashKeys, PolicyMaps, compile_table
-from datapath.ebpf.program import EGRESS, INGRESS, LASTING, OBJECT, SHARED, ObjectMissingError
+from datapath.ebpf.program import EGRESS, INGRESS, LASTING, OBJECT, SHARED, UDP_FLOWS, ObjectMissingError
 from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
 from datapath.network_namespace import here
 from datapath.routing.table import RoutingTable
@@ -52,6 +54,8 @@ class Lane:
         self._number = 0
         self._maps: dict[str, int] = {}
         """Descriptors that are this object's to close."""
+        self._retired: list[int] = []
+        """Those of maps that are not in force any more: somebody may still be reading the old ones."""
         self._listens = False  # whether what clients send may decide
         self._there: dict[Point, tuple[int, ProgramHook, int]] = {}
         """The interface's index, the hook, and the id of the program that was left there."""
@@ -103,7 +107,7 @@ class Lane:
         adopted = hook.attached()
         if adopted:
             self._adopt(hook)
-        with self._load(maps) as loaded:
+        with self._load(maps, {UDP_FLOWS: MAX_FLOWS if table.reads_quic else 1}) as loaded:
             hook.attach(loaded.program(EGRESS), generation)
             if self._listens:
                 self._hook(Point.INGRESS).attach(loaded.program(INGRESS), generation)
@@ -112,9 +116,7 @@ class Lane:
             for name in LASTING:
                 if name not in self._maps:
                     self._maps[name] = os.dup(loaded.map(name).fd)
-        for name in SHARED:
-            if name in self._maps:
-                os.close(self._maps.pop(name))
+        self._retire(SHARED)
         self._remember()
         return adopted
 
@@ -151,24 +153,28 @@ class Lane:
             os.close(program)
         self._maps = {name: fd for name, fd in found.items() if fd is not None}
 
-    def _load(self, maps: PolicyMaps) -> BpfObject:
+    def _retire(self, names: Iterable[str]) -> None:
+        self._retired += [self._maps.pop(name) for name in names if name in self._maps]
+
+    def _load(self, maps: PolicyMaps, sizes: Mapping[str, int]) -> BpfObject:
         """With the maps that outlive a policy; new ones if another build has left some that cannot be used."""
+        self._retire([n for n, most in sizes.items() if n in self._maps and map_entries(self._maps[n]) != most])
         try:
-            return self._shared.load(maps, self._maps, listens=self._listens)
+            return self._shared.load(maps, self._maps, sizes, listens=self._listens)
         except BpfError as error:
             if not self._maps:
                 raise
-            loaded = self._shared.load(
-                maps, {}, listens=self._listens
-            )  # if that fails too, the maps are not the reason
+            # If that fails too, the maps are not the reason.
+            loaded = self._shared.load(maps, {}, sizes, listens=self._listens)
             log.warning("connections that are open go by port from now on", reason=str(error).splitlines()[0])
-            self.close()
+            self._retire(list(self._maps))
             return loaded
 
     def close(self) -> None:
         """Let go of the maps; what is attached stays."""
-        while self._maps:
-            os.close(self._maps.popitem()[1])
+        self._retire(list(self._maps))
+        while self._retired:
+            os.close(self._retired.pop())
 
     def missing(self) -> list[str]:
         """What is not there any more. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""

@@ -345,6 +345,11 @@ def map_id(fd: int) -> int:
     return int(_info(fd, _MapInfo()).id)
 
 
+def map_entries(fd: int) -> int:
+    """How many entries a map may have. Raises :class:`BpfError`."""
+    return int(_info(fd, _MapInfo()).max_entries)
+
+
 def program_id(fd: int) -> int:
     """The id of a program. Raises :class:`BpfError`."""
     return int(_info(fd, _ProgramInfo()).id)

@@ -22,14 +22,14 @@ from datapath.routing.table import Matcher, RoutingTable
 from traffic_policy.errors import ConfigError
 from traffic_policy.marks import ClassIds
 from traffic_policy.names import parents
-from traffic_policy.policy import Bound, Network, PortRange, TransportProtocol
+from traffic_policy.policy import Bound, Network, PortRange, Quic, TransportProtocol
 
 ETHERNET: Final = 14
 """Bytes of the header of an Ethernet frame."""
 MOST_MATCHES: Final = 1024
 """Bits of a vector."""
 _VECTOR: Final = struct.Struct("=16Q")
-_SETTINGS: Final = struct.Struct("=IIIII4x4Q16x")
+_SETTINGS: Final = struct.Struct("=IIIIII4Q16x")
 SETTINGS_BYTES: Final = _SETTINGS.size
 """Of ``struct settings``."""
 _WORD: Final = (1 << 64) - 1
@@ -157,15 +157,15 @@ def compile_table(
         "matches": {
             _number(i): struct.pack("=BB", ids[name], m.match.needs_content) for i, (name, m) in enumerate(matchers)
         },
-        "settings": {_number(0): _settings(generation, keys, link_header, lane, ids)},
+        "settings": {_number(0): _settings(generation, keys, link_header, lane, table.quic is Quic.BLOCK, ids)},
     }
     return PolicyMaps({**compiled, "vectors": vectors.entries})
 
 
-def _settings(generation: int, keys: HashKeys, link_header: int, lane: int, ids: ClassIds) -> bytes:
+def _settings(generation: int, keys: HashKeys, link_header: int, lane: int, blocks_quic: bool, ids: ClassIds) -> bytes:
     known = sum(1 << class_id for class_id in ids.values())
     words = (known >> shift & _WORD for shift in range(0, 256, 64))
-    return _SETTINGS.pack(generation, keys.first, keys.second, link_header, lane, *words)
+    return _SETTINGS.pack(generation, keys.first, keys.second, link_header, lane, blocks_quic, *words)
 
 
 @dataclass(slots=True)
@@ -204,7 +204,7 @@ def _ports(table: RoutingTable, vectors: _Vectors, exclude: Exclusions) -> Entri
             found[struct.pack("=IBBH", 16, kind, 0, 0)] = _number(number)
             continue
         excluded = exclude.outbound_ports if bound is Bound.OUTBOUND else exclude.inbound_ports
-        for first, end, bits in _stretches(table, vectors, accepts, excluded):
+        for first, end, bits in _stretches(table, vectors, accepts, protocol, excluded):
             for start, fixed in _prefixes(first, end):
                 key = struct.pack("=IBB", 16 + fixed, kind, 0) + struct.pack("!H", start)
                 found[key] = _number(vectors.number_of(bits))
@@ -217,21 +217,25 @@ def _accepts(matcher: Matcher, protocol: TransportProtocol | None, bound: Bound)
     if not match.direction.covers(bound):
         return False
     if match.needs_content:
-        return protocol is TransportProtocol.TCP and match.accepts_protocol(protocol)  # QUIC is not read
+        return protocol is not None and match.accepts_protocol(protocol)
     return not match.protocol if protocol is None else match.accepts_protocol(protocol)
 
 
 def _stretches(
-    table: RoutingTable, vectors: _Vectors, accepts: Callable[[Matcher], bool], excluded: Sequence[PortRange]
+    table: RoutingTable,
+    vectors: _Vectors,
+    accepts: Callable[[Matcher], bool],
+    protocol: TransportProtocol,
+    excluded: Sequence[PortRange],
 ) -> Iterator[tuple[int, int, int]]:
     """All ports as (first, end, vector): stretches as long as the vector is the same."""
-    everywhere = vectors.bits(lambda m: accepts(m) and not m.match.port)
+    everywhere = vectors.bits(lambda m: accepts(m) and not m.match.ports_of(protocol))
     # On silent ports only matches that name them read names.
     quiet = vectors.bits(lambda m: m.match.needs_content and not m.match.port)
     beginning: dict[int, list[int]] = {}
     ending: dict[int, list[int]] = {}
     for i, matcher in enumerate(vectors.matchers):
-        for ports in matcher.match.port if accepts(matcher) else ():
+        for ports in matcher.match.ports_of(protocol) if accepts(matcher) else ():
             beginning.setdefault(ports.first, []).append(i)
             ending.setdefault(ports.last + 1, []).append(i)
     edges = {0, _PORTS, *beginning, *ending}

@@ -26,7 +26,9 @@ DECISIONS: Final = "decisions"
 SOURCES: Final = "sources_shown"
 """The map with what each source has in the ring."""
 _SCRATCHES: Final = "scratches"
-LASTING: Final = (FLOWS, DECISIONS)
+UDP_FLOWS: Final = "udp_flows"
+"""The map with the classes of QUIC's flows."""
+LASTING: Final = (FLOWS, DECISIONS, UDP_FLOWS)
 """The maps of an interface that outlive a policy, and a process."""
 SHARED: Final = (BEGINNINGS, VERDICTS, SOURCES, _SCRATCHES)
 """The maps that programs of several interfaces have in common (:mod:`datapath.ebpf.shared_maps`). They last as well."""

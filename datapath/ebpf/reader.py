@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -19,8 +19,9 @@ import trio
 
 from daemon.log import Logger
 from datapath.ebpf.beginnings import Beginning, Beginnings, SocketVerdict
+from datapath.ebpf.datagrams import Datagrams, FlowVerdict
 from datapath.ebpf.libbpf import Map, NumberArray, RingBuffer, map_id
-from datapath.ebpf.program import BEGINNINGS, DECISIONS, VERDICTS
+from datapath.ebpf.program import BEGINNINGS, DECISIONS, UDP_FLOWS, VERDICTS
 from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
 from datapath.protocols.detect import Detection, Reason
 from datapath.protocols.detect import Protocol as WireProtocol
@@ -64,23 +65,34 @@ class LaneReader:
         self.maps = maps
         self._beginnings = Beginnings(routing, observer, detection_timeout=detection_timeout.seconds)
         self._observer = observer
+        self._datagrams = Datagrams(routing, observer, detection_timeout=detection_timeout.seconds)
         self._verdicts = Map(maps.fds[VERDICTS])
+        self._udp_flows = Map(maps.fds[UDP_FLOWS])
         self._decisions = NumberArray(maps.fds[DECISIONS], _NUMBERS)
         self._counted = self._decisions.raw()
 
     def follow(self, routing: Routing) -> None:
-        """Put a routing in force for what is decided from now on."""
+        """Put a routing in force for what is decided from now on, and for flows of QUIC.
+
+        Raises :class:`~datapath.ebpf.libbpf.BpfError`.
+        """
         self.count()
         self._beginnings.routing = routing
+        _write(self._udp_flows, self._datagrams.follow(routing))
 
     def take(self, beginning: Beginning) -> None:
         """Answer if this suffices. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
-        self._answer(self._beginnings.take(beginning, monotonic()))
+        if beginning.udp:
+            _write(self._udp_flows, self._datagrams.take(beginning, monotonic()))
+        else:
+            _write(self._verdicts, self._beginnings.take(beginning, monotonic()))
 
     def tidy(self) -> None:
         """Give up connections that have gone silent, and count. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
         if self._beginnings.undecided:
-            self._answer(self._beginnings.give_up_silent(monotonic()))
+            _write(self._verdicts, self._beginnings.give_up_silent(monotonic()))
+        if self._datagrams.undecided:
+            self._datagrams.give_up_silent(monotonic())
         self.count()
 
     def count(self) -> None:
@@ -99,11 +111,6 @@ class LaneReader:
     def close(self) -> None:
         """Let go of the memory that is shared with the programs."""
         self._decisions.close()
-
-    def _answer(self, found: list[SocketVerdict]) -> None:
-        for verdict in found:
-            key, value = verdict.entry
-            self._verdicts[key] = value
 
 
 @dataclass(slots=True)
@@ -197,6 +204,12 @@ class SharedReader:
             await trio.sleep(self._tidy_every)
             for lane in self._lanes.values():
                 _guarded(lane.tidy)
+
+
+def _write(answers: Map, found: Sequence[SocketVerdict] | Sequence[FlowVerdict]) -> None:
+    for verdict in found:
+        key, value = verdict.entry
+        answers[key] = value
 
 
 def _guarded(work: Callable[[], None]) -> None:

@@ -37,17 +37,18 @@ class SharedMaps:
         """Descriptors by name, which stay; empty until there are programs."""
         self._making = threading.Lock()
 
-    def load(self, maps: PolicyMaps, own: Mapping[str, int], *, listens: bool) -> BpfObject:
+    def load(self, maps: PolicyMaps, own: Mapping[str, int], sizes: Mapping[str, int], *, listens: bool) -> BpfObject:
         """Load programs with these maps. ``own`` are maps to go on with; shared ones among them only if there are none
-        here yet. Raises what :func:`~datapath.ebpf.program.load` raises.
+        here yet. ``sizes`` are those of maps that no policy fills. Raises what :func:`~datapath.ebpf.program.load`
+        raises.
         """
         if not self.fds:
             with self._making:
                 if not self.fds:
-                    loaded = load(maps, own, sizes=self.sizes, listens=listens)
+                    loaded = load(maps, own, sizes={**self.sizes, **sizes}, listens=listens)
                     self.fds = {name: os.dup(loaded.map(name).fd) for name in SHARED}
                     return loaded
-        return load(maps, {**own, **self.fds}, sizes=self.sizes, listens=listens)
+        return load(maps, {**own, **self.fds}, sizes={**self.sizes, **sizes}, listens=listens)
 
     def offer(self, found: Mapping[str, int]) -> dict[str, int]:
         """Use the shared ones among the maps of an earlier process's programs, if there are none here yet.

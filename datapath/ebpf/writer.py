@@ -96,9 +96,7 @@ class ProgramWriter:
             return ""
         table = RoutingTable.from_policy(self._in_force[0])
         problems = []
-        if table.reads_quic:
-            problems.append("QUIC goes by its port: datapath: ebpf does not read the names in it")
-        if table.needs_capture and self._lane.lasting is None:
+        if (table.needs_capture or table.reads_quic) and self._lane.lasting is None:
             problems.append(
                 "what the programs cannot read goes by port until there is another policy: to open the maps of an "
                 "earlier process takes SYS_ADMIN"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from traffic_policy.policy import DEFAULT_CLASS, TrafficPolicy
-from traffic_policy.scope import beyond_ebpf, beyond_step_aside, needs_names, reads_quic
+from traffic_policy.scope import beyond_ebpf, beyond_step_aside, needs_names, reads_quic_of_clients
 from traffic_policy.settings import Datapath
 
 _STEP_ASIDE: Final = (
@@ -14,8 +14,8 @@ _STEP_ASIDE: Final = (
 )
 _EBPF: Final = (
     "Recommended datapath: ebpf (--datapath ebpf) where `podlane check` says that it works, else step-aside. Programs "
-    "in the kernel read all names that are asked for here, so that nothing has to go through user space; what they "
-    "cannot read in one segment goes by its port."
+    "in the kernel read the first bytes, so that nothing has to go through user space. What they cannot read in one "
+    "segment, and QUIC, they show there, and it goes by its port until there is an answer."
 )
 _RELAY_ALONE: Final = "Recommended datapath: relay. Stepping aside cannot do all that this policy asks for."
 _RELAY_RECEIVES: Final = (
@@ -43,6 +43,6 @@ def recommend(policy: TrafficPolicy) -> tuple[Datapath, str] | None:
     rest = next(c for c in policy.resolved() if c.name == DEFAULT_CLASS)
     if 2 * rest.ceil.bits_per_second < policy.total.bits_per_second:
         return Datapath.RELAY, _RELAY.format(ceil=rest.ceil.human)
-    if not beyond_ebpf(policy) and not reads_quic(policy):
+    if not beyond_ebpf(policy) and not reads_quic_of_clients(policy):
         return Datapath.EBPF, _EBPF
     return Datapath.STEP_ASIDE, _STEP_ASIDE

@@ -108,7 +108,7 @@ def test_programs_decide_where_they_can_and_the_others_step_aside(
 ) -> None:
     one, other = two.pods
     untouched = [state_of(pod) for pod in two.pods]
-    agent = start(tmp_path, entry(one, by_host()), entry(other, by_sni()))
+    agent = start(tmp_path, entry(one, by_host()), entry(other, by_sni(direction="inbound")))
     agents.append(agent)
     agent.until_state(one, "programmed")
     agent.until_state(other, "programmed")
@@ -121,14 +121,14 @@ def test_programs_decide_where_they_can_and_the_others_step_aside(
     assert sent(agent, one, "default") < 5000
     workload = agent.workload(other)
     assert workload["datapath"] == "step-aside"
-    assert workload["datapath_reason"].startswith("Names in QUIC are read by stepping aside alone.")
+    assert workload["datapath_reason"].startswith("Names in QUIC that clients open are read by stepping aside alone.")
     assert program_at(other) is None
     metrics = agent.get("/metrics")
     assert 'podlane_agent_datapaths{datapath="ebpf"} 1.0' in metrics
     assert 'podlane_agent_datapaths{datapath="step-aside"} 1.0' in metrics
     document = json.loads(agent.get(f"/classes?workload={one.namespace.name}"))
     assert document["datapath"] == "ebpf"
-    agent.write(entry(other, by_sni()))
+    agent.write(entry(other, by_sni(direction="inbound")))
     until("the end of its lanes", lambda: not agent.workload(one) and state_of(one) == untouched[0])
     assert program_at(one) is None
 
@@ -144,9 +144,10 @@ def test_a_workload_chooses_and_changes_its_mind(two: PodsOnNode, tmp_path: Path
         assert (agent.workload(pod)["datapath"], agent.workload(pod)["datapath_reason"]) == (way, "")
     for entries, ways in (
         ((entry(one, by_host()), entry(other, by_sni(protocol="tcp"))), ("ebpf", "ebpf")),
-        ((entry(one, by_host()), entry(other, by_sni())), ("ebpf", "step-aside")),
+        ((entry(one, by_host()), entry(other, by_sni(direction="both"))), ("ebpf", "step-aside")),
+        ((entry(one, by_host()), entry(other, by_sni())), ("ebpf", "ebpf")),
         (
-            (entry(one, by_host(quic="block")), {**entry(other, by_sni()), "datapath": "step-aside"}),
+            (entry(one, {**by_sni(), "quic": "block"}), {**entry(other, by_sni()), "datapath": "step-aside"}),
             ("ebpf", "step-aside"),
         ),
     ):

@@ -236,9 +236,12 @@ def test_queue_rehearsal_and_ingress_are_details_of_a_class() -> None:
 @pytest.mark.parametrize(
     ("policy", "words"),
     [
-        ("total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example}}]", "step-aside (--datapath"),
         (
-            "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example, protocol: tcp}}]",
+            "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example, direction: inbound}}]",
+            "step-aside (--datapath",
+        ),
+        (
+            "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example}}]",
             "ebpf (--datapath ebpf) where `podlane check` says that it works",
         ),
         (
@@ -248,7 +251,13 @@ def test_queue_rehearsal_and_ingress_are_details_of_a_class() -> None:
         ("total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {port: 80}}]", ""),
         ("total: 10Mbit\nshaper: prio\nclasses: [{name: a, match: {sni: a.example}}]", ""),
     ],
-    ids=["names decide", "names in TCP decide", "a short default class", "nothing is captured", "not for the sidecar"],
+    ids=[
+        "names of clients decide",
+        "names decide",
+        "a short default class",
+        "nothing is captured",
+        "not for the sidecar",
+    ],
 )
 def test_a_datapath_is_recommended_with_the_reason(policy: str, words: str) -> None:
     said = explain(policy).datapath

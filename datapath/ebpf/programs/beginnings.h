@@ -113,7 +113,8 @@ static long show_part(__u32 i, struct showing *showing)
 	return 0;
 }
 
-/* Show the data of a packet. Returns 0 if some was lost. */
+/* Show the data of a packet, of a datagram no more than its beginning. Of a datagram ``first_byte`` is the class that its
+ * flow has. Returns 0 if some was lost. */
 __noinline int show(struct __sk_buff *skb, struct packet *packet, __u64 cookie, __u32 first_byte)
 {
 	struct settings *settings = settings_in_force();
@@ -133,6 +134,8 @@ __noinline int show(struct __sk_buff *skb, struct packet *packet, __u64 cookie, 
 					       0x9e3779b1U) >> 26;
 	else
 		beginning->origin = bpf_skb_cgroup_id(skb);
+	beginning->udp = packet->kind == KIND_UDP;
+	beginning->class_id = beginning->udp ? first_byte : 0;
 	beginning->first_byte = first_byte;
 	beginning->sequence = packet->sequence;
 	__builtin_memcpy(beginning->source, packet->source, 16);
@@ -142,7 +145,7 @@ __noinline int show(struct __sk_buff *skb, struct packet *packet, __u64 cookie, 
 	beginning->lost = 0;
 	showing.start = settings->link_header + packet->data;
 	showing.length = packet->data_length;
-	bpf_loop(MOST_PARTS, show_part, &showing, 0);
+	bpf_loop(beginning->udp ? 1 : MOST_PARTS, show_part, &showing, 0);
 	return !beginning->lost;
 }
 

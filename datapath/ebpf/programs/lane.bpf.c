@@ -14,6 +14,7 @@
 #include "tls.h"
 #include "http1.h"
 #include "beginnings.h"
+#include "quic.h"
 
 enum {
 	OPEN, /* no data has been sent yet, and it may decide */
@@ -75,7 +76,7 @@ __noinline __u32 class_of_packet(struct packet *packet)
 	if (!packet)
 		return DEFAULT_CLASS;
 	packet_criteria(packet, &found);
-	if (packet->kind == KIND_TCP || packet->kind == KIND_INBOUND)
+	if (packet->kind == KIND_TCP || packet->kind == KIND_INBOUND || packet->kind == KIND_UDP)
 		decides = first_match(&found, ANY_CONTENT, 0) & CONTENT_DECIDES;
 	return (first_match(&found, NO_CONTENT, 0) & 0xff) | decides;
 }
@@ -278,6 +279,25 @@ static __always_inline void refresh(const struct settings *settings, struct flow
 		take_answer(settings, flow);
 }
 
+/* A packet without a connection in the kernel. */
+static __always_inline int send_datagram(struct __sk_buff *skb, struct packet *packet, const struct settings *settings)
+{
+	__u32 by_packet = class_of_packet(packet), class_id;
+
+	if (!(by_packet & CONTENT_DECIDES))
+		return send_in(skb, by_packet & 0xff);
+	class_id = class_of_flow(packet);
+	if (!exists(settings, class_id))
+		class_id = 0;
+	if (may_begin_quic(skb, packet, settings)) {
+		if (settings->blocks_quic)
+			return TC_ACT_SHOT;
+		if (!show(skb, packet, 0, class_id) && !class_id)
+			count(by_packet, WAS_MISSED);
+	}
+	return send_in(skb, class_id ? class_id : by_packet & 0xff);
+}
+
 SEC("tc") int podlane_egress(struct __sk_buff *skb)
 {
 	struct settings *settings = settings_in_force();
@@ -299,7 +319,7 @@ SEC("tc") int podlane_egress(struct __sk_buff *skb)
 	if (!read_packet(skb, &packet))
 		return send_in(skb, DEFAULT_CLASS);
 	if (packet.kind != KIND_TCP)
-		return send_in(skb, class_of_packet(&packet) & 0xff);
+		return send_datagram(skb, &packet, settings);
 	if (!sk || !of_connection(sk, &packet)) {
 		if ((packet.flags & (FLAG_SYN | FLAG_ACK)) == (FLAG_SYN | FLAG_ACK))
 			turn(&packet);

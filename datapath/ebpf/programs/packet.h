@@ -22,6 +22,8 @@ static __always_inline void transport(struct __sk_buff *skb, struct packet *pack
 	if (packet->kind == KIND_UDP && !load(skb, at, both, sizeof(both))) {
 		packet->source_port = both[0];
 		packet->destination_port = both[1];
+		packet->data = at + sizeof(struct udphdr);
+		packet->data_length = end > packet->data ? end - packet->data : 0;
 	}
 	if (packet->kind != KIND_TCP || load(skb, at, &tcp, sizeof(tcp)))
 		return;

@@ -30,7 +30,7 @@ struct settings {
 	__u32 key_1, key_2; /* of the hashes of names, drawn at random */
 	__u32 link_header; /* bytes before the network header, on this interface */
 	__u32 lane; /* whose programs these are, among those that share a ring */
-	__u32 zero;
+	__u32 blocks_quic; /* where a name in it could decide */
 	__u64 class_ids[4]; /* a bit for each class id that exists */
 	struct waiting shown; /* written by the programs */
 };

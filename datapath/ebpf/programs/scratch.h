@@ -59,7 +59,8 @@ struct beginning {
 	__u16 length;
 	__u8 inbound, lost;
 	__u32 lane; /* whose */
-	__u32 zero;
+	__u8 udp, class_id; /* a datagram, of a flow that has this class; 0: none yet */
+	__u16 zero;
 };
 
 struct scratch {
