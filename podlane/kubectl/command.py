@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from podlane.console import failing_clearly
+from podlane.console import end_by_exception, failing_clearly
 from podlane.options import parsed
 from podlane.top.command import SORTS, interval_of, show
 from traffic_policy.units import Duration
@@ -149,6 +149,7 @@ def top(
         from podlane.kubectl.top import source_of_agents, source_of_pod
         from podlane.top.view import View
 
+        end_by_exception()  # kubectl must not go on forwarding a port when this is ended by a signal
         cluster = _cluster(kubeconfig, context)
         order = sort or ("now" if pod is None else "policy")
         view = View(sort=order, reverse=reverse, shows_connections=connections, of_node=pod is None)

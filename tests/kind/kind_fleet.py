@@ -25,13 +25,14 @@ FLEET_CA: Final = "podlane-fleet-ca"
 """The ConfigMap with the CA of the agents' port."""
 VOLUME: Final = "podlane-control-plane"
 FOLDER: Final = "/var/lib/podlane-test-control-plane"
-"""Of the node: a cluster without a provisioner has no other place for the volume."""
+"""Of the node, where the volume is: what the node image has for a provisioner makes folders for root alone."""
 _WITH_CONTROL_PLANE: Final = (
     "controlPlane.enabled=true",
     "controlPlane.image.repository=podlane-control-plane",
     "controlPlane.image.tag=kind",
     f"controlPlane.tls.secretName={REST}",
     "controlPlane.reviewers.thisCluster=default/east",
+    f"controlPlane.storage.className={VOLUME}",
 )
 CONNECTED: Final = (
     *_WITH_CONTROL_PLANE,
@@ -122,7 +123,7 @@ class Fleet:
         self.cluster.kubectl.create({
             "apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": VOLUME},
             "spec": {
-                "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "local": {"path": FOLDER},
+                "storageClassName": VOLUME, "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "local": {"path": FOLDER},
                 "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [expression]}]}},
             },
         })  # fmt: skip
