@@ -94,8 +94,7 @@ class Fleet:
 
     def agents(self) -> list[dict[str, Any]]:
         """Those that the control plane knows."""
-        told: dict[str, Any] = json.loads(self.podlane("agents", "list", "--output=json"))
-        found: list[dict[str, Any]] = told["agents"]
+        found: list[dict[str, Any]] = json.loads(self.podlane("agents", "list", "--output=json"))
         return found
 
     def apply(self, name: str, document: dict[str, Any], selector: str) -> str:
