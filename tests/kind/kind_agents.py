@@ -15,7 +15,7 @@ for name in $(ls /run/netns); do
   for save in iptables-save ip6tables-save; do ip netns exec $name $save | sed '/^#/d; s/ \\[[0-9]*:[0-9]*\\]$//'; done
   for family in -4 -6; do ip $family -netns $name rule; ip $family -netns $name route show table all; done
   ip -netns $name link
-  tc -netns $name qdisc
+  tc -netns $name qdisc | sed 's/direct_packets_stat [0-9]*//'
   for kind in class filter; do tc -netns $name $kind show dev eth0; done
 done
 """
