@@ -20,6 +20,7 @@ from benchmarks.candidates import CANDIDATES, Candidate
 from benchmarks.command import FOLDER, end_tidily, make_folder, names, placement, tell
 from benchmarks.errors import BenchmarkError
 from benchmarks.features.cli import features
+from benchmarks.fleet.cli import fleet
 from benchmarks.goals import collapses
 from benchmarks.kind.cli import kind
 from benchmarks.metrics import METRICS, Metric
@@ -37,7 +38,7 @@ _QUICK_CANDIDATES: Final = ("direct-htb", "haproxy", "envoy-tcp", "podlane-relay
 _QUICK_METRICS: Final = ("bulk-up-1", "conn", "keepalive-50")
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="[admission|abuse|agent|features|kind ...]")
+@click.group(invoke_without_command=True, subcommand_metavar="[admission|abuse|agent|features|fleet|kind ...]")
 @click.option("--quick", is_flag=True, help="Under 3 minutes; fails only on a collapse.")
 @click.option(
     "--rounds", type=click.IntRange(1, 100), help=f"How often all are measured in turn.  [default: {_ROUNDS}]"
@@ -69,8 +70,8 @@ def main(
 ) -> None:
     """Measure Podlane beside its peers in network namespaces on this machine (as root).
 
-    `admission` measures the injector instead, `agent` the node's agent, `abuse` what the sidecar bears, `features` what
-    each feature costs, `kind` real Pods in a cluster; they have options of their own.
+    `admission` measures the injector instead, `agent` the node's agent, `fleet` the control plane, `abuse` what the
+    sidecar bears, `features` what each feature costs, `kind` real Pods in a cluster; they have options of their own.
     """
     if context.invoked_subcommand is not None:
         _refuse_options(context)
@@ -157,4 +158,5 @@ main.add_command(abuse)
 main.add_command(admission)
 main.add_command(agent)
 main.add_command(features)
+main.add_command(fleet)
 main.add_command(kind)

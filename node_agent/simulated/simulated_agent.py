@@ -10,7 +10,7 @@ import ssl
 from typing import Final, Protocol
 
 from daemon.version import installed_version
-from fleet_api.agent_pb2 import Applied, Desired, FromAgent, Hello, ToAgent
+from fleet_api.agent_pb2 import Applied, Desired, FromAgent, Hello, ToAgent, WorkloadState
 from fleet_api.desired import DesiredState
 from fleet_api.limits import CONNECT, KEEPALIVE, SERVER_NAME, SILENCE
 from node_agent.fleet.errors import CallEndedError
@@ -29,6 +29,9 @@ class Readers(Protocol):
         """What a message leads to. Raises :class:`~fleet_api.desired.OtherBaseError`."""
 
     def hash_of(self, state: DesiredState) -> bytes: ...
+
+    def failure_of(self, node: str, state: DesiredState) -> WorkloadState | None:
+        """The workload of a node that cannot have it; None: all can."""
 
     def was_told(self, revision: int) -> None: ...
 
@@ -175,6 +178,9 @@ class SimulatedAgent:
             return
         told = Applied(revision=self.state.revision, hash=self._shared.hash_of(self.state))
         told.programmed = len(self.state.policies)
+        if (failure := self._shared.failure_of(self.node, self.state)) is not None:
+            told.failed = 1
+            told.failures.append(failure)
         self._call.send(FromAgent(applied=told).SerializeToString())
         self._shared.has_applied(self.state.revision)
 

@@ -13,14 +13,14 @@ from typing import Final
 from google.protobuf.message import DecodeError
 
 from daemon.errors import CertificateError
-from fleet_api.agent_pb2 import Desired, FromAgent, LaneSum, Report
+from fleet_api.agent_pb2 import Desired, FromAgent, LaneSum, Report, WorkloadState
 from fleet_api.desired import DesiredState, OtherBaseError, applied
 from fleet_api.limits import REPORT_INTERVAL
 from node_agent.fleet.errors import CallEndedError
 from node_agent.fleet.link import pause
 from node_agent.fleet.transport import Address
 from node_agent.simulated.simulated_agent import SimulatedAgent
-from node_agent.simulated.tally import RevisionTally
+from node_agent.simulated.tally import RevisionTally, Tally
 
 _SHAKING: Final = 128
 """Handshakes at once: a control plane bears so many from one address, and none must run into its time-out."""
@@ -37,7 +37,9 @@ class AgentSwarm:
     def __init__(self, addresses: Sequence[Address], tell: Tell) -> None:
         """``tell`` is given a line each second."""
         self.agents: list[SimulatedAgent] = []
-        self.tally = RevisionTally()
+        self.tally: Tally = RevisionTally()
+        self.fails: Callable[[str, DesiredState], WorkloadState | None] = lambda _node, _state: None
+        """The workload of a node that cannot have what is desired, for who wants some to fail."""
         self.ending = False
         self._addresses = addresses
         self._tell = tell
@@ -78,6 +80,9 @@ class AgentSwarm:
             found = self._hashes[id(state)] = state, state.hash
         return found[1]
 
+    def failure_of(self, node: str, state: DesiredState) -> WorkloadState | None:
+        return self.fails(node, state)
+
     def was_told(self, revision: int) -> None:
         self.tally.told(revision, time.monotonic())
 
@@ -113,9 +118,13 @@ class AgentSwarm:
             agent.close()
         self._epoll.close()
 
+    @property
+    def connected(self) -> int:
+        """How many agents have said Hello, and were not refused."""
+        return sum(agent.talking for agent in self.agents)
+
     def _line(self) -> str:
-        connected = sum(agent.talking for agent in self.agents)
-        line = self.tally.line(connected, len(self.agents))
+        line = self.tally.line(self.connected, len(self.agents))
         worst = max(self._failures.items(), key=lambda each: each[1], default=None)
         self._failures.clear()
         return line if worst is None else f"{line}  failed {worst[1]}: {worst[0]}"
@@ -180,7 +189,7 @@ def _report(at_ms: int, policies: Sequence[str]) -> bytes:
     sums = [
         LaneSum(
             policy=policy, lane=lane, direction="egress", bytes=random.randrange(10**8),
-            packets=random.randrange(10**5), overlimits=random.randrange(100), workloads=20,
+            packets=random.randrange(10**5), dropped=1, overlimits=random.randrange(100), workloads=20,
             rate=20_000_000, ceil=200_000_000,
         )
         for policy in policies[:1]

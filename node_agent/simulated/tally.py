@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 from bisect import insort
+from typing import Protocol
+
+
+class Tally(Protocol):
+    """Is told what becomes of revisions; times in seconds of the clock that only goes forward."""
+
+    def told(self, revision: int, now: float) -> None:
+        """An agent was told a revision."""
+
+    def applied(self, revision: int, now: float) -> None:
+        """An agent has answered."""
+
+    def line(self, connected: int, agents: int) -> str:
+        """What is told each second."""
 
 
 class RevisionTally:
