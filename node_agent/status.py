@@ -24,4 +24,5 @@ def workload_status(lanes: WorkloadLanes) -> WorkloadStatus:
         lost=() if plane is None else plane.repairs.lost,
         warnings=() if wanted.lanes is None else wanted.lanes.warnings,
         fleet_policy=wanted.fleet_policy or None,
+        cluster_policy=None if wanted.policy is None else str(wanted.policy),
     )

@@ -12,9 +12,12 @@ from typing import Any, Final, Protocol
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.capture_settings import CaptureSettings
+from traffic_policy.cluster.caps import CapsOf
+from traffic_policy.cluster.objects import NO_VERDICT, PolicyVerdict
 from traffic_policy.errors import PolicyError, Problem
 from traffic_policy.pod.agent import effective_for_agent
 from traffic_policy.pod.annotations import POLICY
+from traffic_policy.pod.composition import BasePolicy
 from traffic_policy.pod.effective import AnnotationsError, PodPolicy
 from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 from traffic_policy.policy import Network, PortRange, TrafficPolicy
@@ -98,15 +101,18 @@ class PodClaim:
     rules: NamespaceRules = NO_RULES
     mesh: Mesh = Mesh.NONE
     optional: bool = True
+    caps: tuple[CapsOf, ...] = ()
 
     @property
     def settings_key(self) -> Hashable:
         rules = (self.rules.most_sent, self.rules.most_received)
-        return (*sorted(self.annotations.items()), rules, self.mesh)
+        return (*sorted(self.annotations.items()), rules, self.mesh, self.caps)
 
     def lanes(self, document: Mapping[str, Any]) -> WantedLanes:
         try:
-            return _lanes_of_pod(effective_for_agent(self.annotations, self.rules, fleet=document), self.mesh)
+            return _lanes_of_pod(
+                effective_for_agent(self.annotations, self.rules, base=BasePolicy(document), caps=self.caps), self.mesh
+            )
         except AnnotationsError as error:
             # There is no annotation in which a policy of the control plane could be mended.
             told = (each.message if each.path == POLICY else str(each) for each in error.problems)
@@ -134,6 +140,22 @@ class EntryClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyReference:
+    """A TrafficPolicy or ClusterTrafficPolicy, as it was when it was read. ``namespace`` is empty for one of the
+    cluster."""
+
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+    generation: int
+
+    def __str__(self) -> str:
+        where = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return f"{self.kind} {where}, generation {self.generation}"
+
+
+@dataclass(frozen=True, slots=True)
 class NodeWorkload:
     """Something with a network namespace of its own: a Pod, or an entry of a file.
 
@@ -153,6 +175,8 @@ class NodeWorkload:
     """None: it has a policy of its own, or no control plane is asked."""
     fleet_policy: str = ""
     """The control plane's policy that it has; empty: none."""
+    policy: PolicyReference | None = None
+    """The cluster's policy that it has; None: none."""
 
 
 def lanes_of_policy(
@@ -177,15 +201,19 @@ def lanes_of_annotations(
     rules: NamespaceRules = NO_RULES,
     *,
     shared: str | None = None,
+    verdict: PolicyVerdict = NO_VERDICT,
     mesh: Mesh = Mesh.NONE,
 ) -> WantedLanes:
-    """WantedLanes by a Pod's annotations, the text of the shared policy that they name, and what its namespace allows.
+    """WantedLanes by a Pod's annotations, the text of the shared policy that they name, what its namespace allows, and
+    the ``verdict`` about the cluster's policies.
 
     ``mesh`` is the one in the Pod, unless an annotation says it.
 
     Raises :class:`~traffic_policy.pod.effective.AnnotationsError`.
     """
-    return _lanes_of_pod(effective_for_agent(annotations, rules, shared=shared), mesh)
+    return _lanes_of_pod(
+        effective_for_agent(annotations, rules, shared=shared, base=verdict.base, caps=verdict.caps), mesh
+    )
 
 
 def _lanes_of_pod(pod: PodPolicy, mesh: Mesh) -> WantedLanes:

@@ -9,7 +9,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from traffic_policy.cluster.definitions import API_VERSION, definitions
+from traffic_policy.cluster.definitions import definitions
+from traffic_policy.cluster.kinds import API_VERSION
 from traffic_policy.cluster.structural import described
 
 HEADING = f"""\

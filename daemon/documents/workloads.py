@@ -34,6 +34,9 @@ class WorkloadStatus:
     """About its policy, whole sentences."""
     fleet_policy: str | None = None
     """Name of the control plane's policy that it has. Left out: none of these."""
+    cluster_policy: str | None = None
+    """The TrafficPolicy or ClusterTrafficPolicy that it has, with the generation that was read, as in TrafficPolicy
+    shop/web, generation 3. Left out: none of these."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import trio
 from daemon.kubernetes.access import ApiAccess
 from daemon.kubernetes.errors import ApiAccessError, ApiError, ConflictError, GoneError, NotFoundError
 from daemon.kubernetes.http_client import HttpAnswer, HttpClient, HttpError, HttpLines
+from traffic_policy.cluster.kinds import API_VERSION, plural
 
 _PATIENCE: Final = 5.0
 """Seconds for a request and its answer; an admission that waits for it has 10 by default."""
@@ -79,6 +80,11 @@ def pods_of_node(name: str) -> ObjectCollection:
 
 def node_of_name(name: str) -> ObjectCollection:
     return ObjectCollection("/api/v1", "nodes", f"metadata.name={name}")
+
+
+def policies_of_cluster(kind: str) -> ObjectCollection:
+    """``kind`` is TrafficPolicy or ClusterTrafficPolicy; those of all namespaces."""
+    return ObjectCollection(f"/apis/{API_VERSION}", plural(kind))
 
 
 class WatchChanges:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import trio
 
 from daemon.kubernetes.api import ApiServer, ObjectCollection
-from daemon.kubernetes.errors import ApiError, GoneError
+from daemon.kubernetes.errors import ApiError, GoneError, NotFoundError
 from daemon.log import Logger
 
 _FIRST_PAUSE_S: Final = 0.25
@@ -21,6 +21,8 @@ _LONGEST_PAUSE_S: Final = 30.0
 """Seconds before a failed request is tried again."""
 _SHORTEST_WATCH_S: Final = 300
 """A watch lasts so many seconds, or up to twice as many, so that clients do not come all at once."""
+_UNDEFINED_S: Final = 10.0
+"""Seconds before the API server is asked again for a kind of which it has no definition."""
 _BUSY: Final = 429
 
 log = Logger()
@@ -35,11 +37,14 @@ async def follow(
     collection: ObjectCollection,
     changed: Callable[[Objects], None],
     needed: Needed = lambda whole: whole,
+    *,
+    defined: bool = True,
 ) -> None:
     """Call ``changed`` with all objects after the first list, and after each change, until cancelled.
 
     Of each object is kept what ``needed`` leaves, and other changes are none.
-    While the API server does not answer nothing is called: objects stay as they were known last.
+    While the API server does not answer nothing is called: objects stay as they were known last. ``defined``
+    False: the API server may have no definition of their kind, and so no objects.
     """
     mirror = _Mirror(changed, needed)
     pause = _FIRST_PAUSE_S
@@ -58,6 +63,10 @@ async def follow(
             mirror.version = ""
             log.info("listed again", kind=str(collection), reason=str(error))
         except ApiError as error:
+            if isinstance(error, NotFoundError) and not defined:
+                mirror.replace([], "")
+                await trio.sleep(_UNDEFINED_S)
+                continue
             if error.status not in (0, _BUSY):
                 mirror.version = ""  # it does not like the question, which it may have heard before its restoration
             log.warning("what the API server says is not known now", kind=str(collection), error=str(error))

@@ -1,7 +1,8 @@
 """Workloads that are Pods of this node, as the API server has them.
 
-Pods come by a watch. Their namespaces and shared policies are read again from time to time. When the API server is away
-all stays as it is; until it was there once, nothing is known, and nothing is changed on the node.
+Pods come by a watch, and so do TrafficPolicies and ClusterTrafficPolicies. Namespaces and shared policies are read
+again from time to time. When the API server is away all stays as it is; until it was there once, nothing is known, and
+nothing is changed on the node.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import trio
 
 from daemon.kubernetes.api import ApiServer, Resource, config_map, namespace, pods_of_node
 from daemon.kubernetes.errors import ApiError
+from daemon.kubernetes.policy_watch import PolicyWatch
 from daemon.kubernetes.reflector import Objects, follow
 from daemon.log import Logger
 from node_agent.broadcast import Broadcast
@@ -23,6 +25,7 @@ from node_agent.sources.cached_objects import CachedObjects
 from node_agent.sources.file import Put
 from node_agent.sources.pods import AskedPod, asked, kubelet_uid, needed
 from node_agent.workload import NodeWorkload
+from traffic_policy.cluster.objects import ClusterPolicies
 from traffic_policy.pod.annotations import SHARED_POLICY_KEY
 from traffic_policy.pod.mode import Mode
 
@@ -65,6 +68,7 @@ class PodSource:
         self._fleet = fleet
         self._pods: Objects | None = None
         self._seen = trio.Event()
+        self._policies = PolicyWatch(api, self._stir)
         self._known: dict[str, tuple[AskedPod, str | None, str, NodeWorkload]] = {}
         """By the kubelet's UID: what it asks, its shared policy or why that is not known, and what it is to have."""
         self._judged: dict[str, PodName] | None = None
@@ -77,6 +81,7 @@ class PodSource:
         """Put the Pods, and again after each change, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(follow, self._api, pods_of_node(self._node), self._saw, needed)
+            nursery.start_soon(self._policies.run)
             nursery.start_soon(self._decide_again_and_again)
             nursery.start_soon(self._place, put)
 
@@ -102,6 +107,10 @@ class PodSource:
     def _saw(self, pods: Objects) -> None:
         """These are the Pods."""
         self._pods = pods
+        self._stir()
+
+    def _stir(self) -> None:
+        """Something that decides has changed."""
         self._seen.set()
 
     async def _decide_again_and_again(self) -> None:
@@ -111,10 +120,11 @@ class PodSource:
             with trio.move_on_after(patience):
                 await self._seen.wait()
             self._seen = trio.Event()
-            if self._pods is None:
+            policies = self._policies.known
+            if self._pods is None or policies is None:
                 continue
             try:
-                await self._decide(self._pods)
+                await self._decide(self._pods, policies)
             except ApiError as error:
                 log.warning("lanes stay as they are", error=str(error))
                 patience = _RETRY_S
@@ -122,7 +132,7 @@ class PodSource:
                 patience = _REFRESH_S
                 self._decided.tell()
 
-    async def _decide(self, pods: Objects) -> None:
+    async def _decide(self, pods: Objects, policies: ClusterPolicies) -> None:
         """Raises :class:`ApiError` if the API server cannot say what is needed for it."""
         known, used = {}, set[Resource]()
         judged = {}
@@ -132,7 +142,8 @@ class PodSource:
             judged[uid] = PodName(about["namespace"], about["name"], uid)
             above = namespace(about["namespace"])
             used.add(above)
-            wants = asked(pod, await self._objects.get(above) or {}, self._default, fleet=self._fleet)
+            found = await self._objects.get(above) or {}
+            wants = asked(pod, found, self._default, policies=policies, fleet=self._fleet)
             if wants is None:
                 continue
             shared, failure = None, ""

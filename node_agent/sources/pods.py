@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from node_agent.workload import NodeWorkload, PodClaim, lanes_of_annotations
+from node_agent.workload import NodeWorkload, PodClaim, PolicyReference, lanes_of_annotations
+from traffic_policy.cluster.objects import NO_POLICIES, NO_VERDICT, ClusterPolicies, PodLabels, PolicyVerdict
 from traffic_policy.pod.annotations import (
     ENFORCE_LABEL,
     KUBERNETES_EGRESS,
     KUBERNETES_INGRESS,
     MODE_LABEL,
+    POLICY,
     PREFIX,
     STATUS,
 )
@@ -54,7 +56,7 @@ class AskedPod:
     ``annotations`` are its own that matter, and the defaults of its namespace. ``refusal``: why it cannot have any.
     ``kubelet_uid`` is the UID by which its node's kubelet knows it. ``own_network``: it has a network namespace.
     ``mesh``: the service mesh that intercepts its connections. ``claim``: a control plane may have a policy for it,
-    since it has none.
+    since it has none. ``verdict``: which of the cluster's policies it has.
     """
 
     name: str
@@ -67,6 +69,7 @@ class AskedPod:
     own_network: bool = True
     mesh: Mesh = Mesh.NONE
     claim: PodClaim | None = None
+    verdict: PolicyVerdict = NO_VERDICT
 
     @property
     def shared_policy(self) -> str | None:
@@ -82,11 +85,22 @@ class AskedPod:
         lanes = None
         if not refusal:
             try:
-                lanes = lanes_of_annotations(self.annotations, self.rules, shared=shared, mesh=self.mesh)
+                lanes = lanes_of_annotations(
+                    self.annotations, self.rules, shared=shared, verdict=self.verdict, mesh=self.mesh
+                )
             except AnnotationsError as error:
                 refusal = str(error)
         labels = {"namespace": self.namespace, "pod": self.name}
-        return NodeWorkload(f"{self.namespace}/{self.name}", None, lanes, refusal, labels, self.uid, self.claim)
+        name, policy = f"{self.namespace}/{self.name}", self._policy
+        return NodeWorkload(name, None, lanes, refusal, labels, self.uid, self.claim, policy=policy)
+
+    @property
+    def _policy(self) -> PolicyReference | None:
+        """The cluster's policy that counts, unless annotations name another as a whole."""
+        won = self.verdict.winner
+        if won is None or POLICY in self.annotations:
+            return None
+        return PolicyReference(won.kind, won.namespace, won.name, won.uid, won.generation)
 
 
 def needed(pod: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,12 +134,17 @@ def kubelet_uid(pod: Mapping[str, Any]) -> str:
 
 
 def asked(
-    pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mode, *, fleet: bool = False
+    pod: Mapping[str, Any],
+    namespace: Mapping[str, Any],
+    default: Mode,
+    *,
+    policies: ClusterPolicies = NO_POLICIES,
+    fleet: bool = False,
 ) -> AskedPod | None:
     """What a Pod in a Namespace, both as the API server has them, asks the agent for; None: nothing.
 
-    ``default`` is the mode where neither says one. ``fleet``: a control plane may have policies for Pods that say
-    nothing about limits.
+    ``default`` is the mode where neither says one. ``policies`` are the cluster's. ``fleet``: a control plane may have
+    policies for Pods that say nothing about limits, and that none of these is for.
     """
     if _mapping(pod.get("status")).get("phase") in _ENDED or _has_sidecar(pod):
         return None
@@ -145,18 +164,22 @@ def asked(
         refusals.append(str(error))
     annotations = {**rules.missing(own), **own}
     own_network = _mapping(pod.get("spec")).get("hostNetwork") is not True
-    says_nothing = not annotations and MODE_LABEL not in labels
+    where = str(about.get("namespace", ""))
+    verdict = policies.verdict(PodLabels(where, _mapping(above.get("labels")), labels))
+    # A policy for many Pods does not mean those among them that use their node's network.
+    says_nothing = not annotations and MODE_LABEL not in labels and (verdict.winner is None or not own_network)
     if says_nothing and not (fleet and own_network):
         return None
     if not own_network:
         refusals.append(_HOST_NETWORK)
-    name, where, uid = (str(about.get(key, "")) for key in ("name", "namespace", "uid"))
+    name, uid = (str(about.get(key, "")) for key in ("name", "uid"))
     mesh, claim = _mesh(pod), None
-    if fleet and not refusals and not has_limits(annotations):
-        claim = PodClaim(labels_of_pod(where, labels), annotations, rules, mesh, optional=says_nothing)
-    return AskedPod(
-        name, where, uid, kubelet_uid(pod), annotations, rules, next(iter(refusals), ""), own_network, mesh, claim
-    )
+    if fleet and not refusals and not has_limits(annotations) and verdict.winner is None:
+        claim = PodClaim(
+            labels_of_pod(where, labels), annotations, rules, mesh, optional=says_nothing, caps=verdict.caps
+        )
+    refusal = next(iter(refusals), "")
+    return AskedPod(name, where, uid, kubelet_uid(pod), annotations, rules, refusal, own_network, mesh, claim, verdict)
 
 
 def _mode(labels: Mapping[str, Any], above: Mapping[str, Any]) -> Mode | None:

@@ -100,6 +100,8 @@ def error_of(said: str) -> ClusterError:
             f"You may not {verb} {what}{place}. Have your cluster's administrator allow it (RBAC); `{check}` says "
             "whether it is."
         )
+    if "doesn't have a resource type" in said:
+        return NotThereError(text)
     if "(NotFound)" in said:
         return NotThereError(text.partition("(NotFound): ")[2] or text)
     return ClusterError(text)

@@ -14,6 +14,7 @@ from podlane.kubectl.errors import ClusterError, NotThereError
 from podlane.kubectl.holder import HeldBy
 from podlane.kubectl.reach import Found, admin_port, document, no_agent
 from podlane.text_output import bold, heading, prose, table
+from traffic_policy.cluster.objects import NO_VERDICT
 from traffic_policy.pod.agent import effective_for_agent
 from traffic_policy.pod.annotations import SHARED_POLICY_KEY
 from traffic_policy.pod.effective import AnnotationsError, effective, shared_policy_name
@@ -68,6 +69,7 @@ def _evaluated(cluster: Cluster, said: Explained) -> Explained:
     there = found.pod["metadata"].get("annotations") or {}
     annotations = there if asks is None else asks.annotations
     rules = NO_RULES if asks is None else asks.rules
+    verdict = NO_VERDICT if asks is None else asks.verdict
     own = {name: text for name, text in annotations.items() if name in there}
     name, shared = shared_policy_name(annotations), None
     if name is not None:
@@ -81,10 +83,12 @@ def _evaluated(cluster: Cluster, said: Explained) -> Explained:
         if asks is None:
             policy = effective(annotations, shared=shared)
         else:
-            policy = effective_for_agent(annotations, rules, shared=shared)
+            policy = effective_for_agent(annotations, rules, shared=shared, base=verdict.base, caps=verdict.caps)
     except AnnotationsError as error:
         return replace(said, refusal=str(error))
-    return replace(said, values=origins(own, rules, policy, shared), warnings=policy.warnings)
+    values = origins(own, rules, policy, shared, verdict.base)
+    others = (f"{each.policy} is for it, too, but {each}" for each in verdict.overruled)
+    return replace(said, values=values, warnings=policy.warnings, notes=(*said.notes, *others))
 
 
 def _asked(port: int, said: Explained) -> Explained:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from node_agent.sources.pods import SIDECAR, AskedPod, asked
+from traffic_policy.cluster.objects import NO_POLICIES, ClusterPolicies
 from traffic_policy.pod.annotations import ENFORCE_LABEL, INJECT_LABEL, MODE_LABEL
 from traffic_policy.pod.mode import Mode
 
@@ -29,14 +30,16 @@ class Holder:
     asks: AskedPod | None = None
 
 
-def holder_of(pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mode) -> Holder:
+def holder_of(
+    pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mode, policies: ClusterPolicies = NO_POLICIES
+) -> Holder:
     """Who is to hold a Pod, as the API server has it and its Namespace; ``default`` is the mode of its node's agent
-    where neither says one. Whether that agent is there is another question."""
+    where neither says one, ``policies`` are the cluster's. Whether that agent is there is another question."""
     spec = pod.get("spec", {})
     containers = [*spec.get("initContainers", ()), *spec.get("containers", ())]
     if any(each.get("name") == SIDECAR for each in containers):
         return Holder(HeldBy.SIDECAR, f"It has a container {SIDECAR}.")
-    asks = asked(pod, namespace, default)
+    asks = asked(pod, namespace, default, policies=policies)
     own, above = _labels(pod), _labels(namespace)
     if asks is not None:
         return Holder(HeldBy.AGENT, _sayer(own, above), asks)
@@ -47,8 +50,8 @@ def holder_of(pod: Mapping[str, Any], namespace: Mapping[str, Any], default: Mod
     if mode == Mode.AGENT:
         return Holder(
             HeldBy.NOBODY,
-            f"{_sayer(own, above)} But there are no limits: neither the Pod nor its namespace has annotations. Add "
-            "podlane.io/egress-bandwidth, as in 50M.",
+            f"{_sayer(own, above)} But there are no limits: no TrafficPolicy is for it, and neither the Pod nor "
+            "its namespace has annotations. Add podlane.io/egress-bandwidth, as in 50M, or a TrafficPolicy.",
         )
     if mode == Mode.SIDECAR or own.get(INJECT_LABEL) == "true" or above.get(INJECT_LABEL) == "enabled":
         return Holder(

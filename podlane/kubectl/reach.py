@@ -16,6 +16,8 @@ from podlane.kubectl.agents import SELECTOR, AgentPod, agents_of, sidecar_port
 from podlane.kubectl.cluster import Cluster
 from podlane.kubectl.errors import ClusterError, NotHeldError, NotThereError
 from podlane.kubectl.holder import HeldBy, Holder, holder_of
+from traffic_policy.cluster.kinds import GROUP, KINDS, plural
+from traffic_policy.cluster.objects import ClusterPolicies, PolicyObject
 from traffic_policy.pod.mode import Mode
 
 _T = TypeVar("_T")
@@ -74,8 +76,22 @@ def find(cluster: Cluster, name: str, namespace: str | None) -> Found:
     except ClusterError as error:
         notes.append(f"Which agents there are is not known. {error}")
     agent = (agents or {}).get(pod.get("spec", {}).get("nodeName", ""))
-    holder = holder_of(pod, above, Mode.NONE if agent is None else agent.mode)
+    policies = ClusterPolicies(_policies(cluster, pod["metadata"]["namespace"], notes))
+    holder = holder_of(pod, above, Mode.NONE if agent is None else agent.mode, policies)
     return Found(pod, above, holder, agent, tuple(notes))
+
+
+def _policies(cluster: Cluster, namespace: str, notes: list[str]) -> Iterator[PolicyObject]:
+    """Those of the cluster that may be for a Pod; a cluster without their definitions has none."""
+    for kind in KINDS:
+        try:
+            found = cluster.get(f"{plural(kind)}.{GROUP}", namespace=namespace)["items"]
+        except NotThereError:
+            continue
+        except ClusterError as error:
+            notes.append(f"Which {kind} objects there are is not known. {error}")
+            continue
+        yield from (PolicyObject.from_object(kind, each) for each in found)
 
 
 @contextmanager

@@ -112,6 +112,19 @@ def test_it_sees_processes_and_networks_of_its_node_and_keeps_its_state_there() 
     assert str(AgentSettings().state) in mounts
 
 
+def test_who_may_edit_a_namespace_may_edit_its_policies() -> None:
+    added = {
+        label.rpartition("/")[2]: (rule["resources"], rule["verbs"])
+        for role in of_kind(render(ALONE), "ClusterRole")
+        for label in role["metadata"]["labels"]
+        if "aggregate-to" in label
+        for rule in role["rules"]
+    }
+    assert added["aggregate-to-view"] == (["trafficpolicies"], ["get", "list", "watch"])
+    assert added["aggregate-to-edit"] == added["aggregate-to-admin"]
+    assert set(added["aggregate-to-edit"][1]) == {"create", "delete", "deletecollection", "patch", "update"}
+
+
 def test_its_rights_are_these_and_its_own() -> None:
     manifests = render(ALONE)
     account = the([m for m in manifests if m["metadata"]["name"] == "podlane-agent"], "ServiceAccount")
@@ -126,6 +139,8 @@ def test_its_rights_are_these_and_its_own() -> None:
     assert rights == {
         ("pods", "list"), ("pods", "watch"), ("namespaces", "get"), ("configmaps", "get"),
         ("events", "create"), ("events", "patch"),
+        ("trafficpolicies", "list"), ("trafficpolicies", "watch"),
+        ("clustertrafficpolicies", "list"), ("clustertrafficpolicies", "watch"),
     }  # fmt: skip
     assert pod_of(manifests)["serviceAccountName"] == account["metadata"]["name"]
 

@@ -31,6 +31,11 @@ _WORLD = pytest.StashKey[World]()
 _AGENTS_RIGHTS: Final = [
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
     {"apiGroups": [""], "resources": ["namespaces", "configmaps"], "verbs": ["get"]},
+    {
+        "apiGroups": ["podlane.io"],
+        "resources": ["trafficpolicies", "clustertrafficpolicies"],
+        "verbs": ["list", "watch"],
+    },
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
     {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
 ]

@@ -50,6 +50,10 @@ class Kubectl:
         """Apply a manifest of any number of documents, merged by the server."""
         return self("apply", "--server-side", "-f", "-", *options, stdin=manifest)
 
+    def apply_document(self, document: Mapping[str, Any]) -> None:
+        """Create or change an object by server-side apply, whoever made it."""
+        self.apply(json.dumps(document), "--force-conflicts", "--field-manager=kubectl-create")
+
     def get(self, kind: str, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self("get", kind, name, "-o", "json"))
         return found

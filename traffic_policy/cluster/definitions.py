@@ -12,17 +12,12 @@ import yaml
 from pydantic import BaseModel
 
 from traffic_policy.cluster import rules
+from traffic_policy.cluster.kinds import CLUSTER_TRAFFIC_POLICY, GROUP, TRAFFIC_POLICY, VERSION, plural
 from traffic_policy.cluster.structural import structural
 from traffic_policy.cluster.target import ClusterPolicyTarget, PolicyTarget
 from traffic_policy.fields import RATE_PATTERN
 from traffic_policy.marks import MAX_CLASSES
 from traffic_policy.policy import Shaper, TrafficPolicy
-
-GROUP: Final = "podlane.io"
-VERSION: Final = "v1alpha1"
-API_VERSION: Final = f"{GROUP}/{VERSION}"
-TRAFFIC_POLICY: Final = "TrafficPolicy"
-CLUSTER_TRAFFIC_POLICY: Final = "ClusterTrafficPolicy"
 
 _LENGTHS: Final = {
     "classes": MAX_CLASSES, "match": rules.MOST_MATCHES_OF_CLASS, "protocol": 3, "port": 100, "alpn": 100,
@@ -121,20 +116,18 @@ def _attach(schema: dict[str, Any]) -> None:
 
 
 def _definition(kind: str, short: str, scope: str, about: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    singular = kind.lower()
-    plural = singular.removesuffix("y") + "ies"
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{GROUP}", "labels": {"app.kubernetes.io/part-of": "podlane"}},
+        "metadata": {"name": f"{plural(kind)}.{GROUP}", "labels": {"app.kubernetes.io/part-of": "podlane"}},
         "spec": {
             "group": GROUP,
             "scope": scope,
             "names": {
                 "kind": kind,
                 "listKind": f"{kind}List",
-                "plural": plural,
-                "singular": singular,
+                "plural": plural(kind),
+                "singular": kind.lower(),
                 "shortNames": [short],
                 "categories": ["podlane"],
             },

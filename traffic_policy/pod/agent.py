@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from traffic_policy.cluster.caps import CapsOf, capped
+from traffic_policy.errors import PolicyError, Problem
+from traffic_policy.pod.composition import BasePolicy
 from traffic_policy.pod.effective import AnnotationsError, PodPolicy, effective
 from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 from traffic_policy.scope import beyond_agent
@@ -15,18 +18,25 @@ def effective_for_agent(
     rules: NamespaceRules = NO_RULES,
     *,
     shared: str | None = None,
-    fleet: Mapping[str, Any] | None = None,
+    base: BasePolicy | None = None,
+    caps: Sequence[CapsOf] = (),
 ) -> PodPolicy:
     """Evaluate a Pod's annotations, with those that its namespace has as defaults, under the namespace's maxima.
 
-    The injector refuses by this what the agent could not put in force. ``shared`` and ``fleet`` are as for
-    :func:`effective`. Raises :class:`AnnotationsError`.
+    The injector refuses by this what the agent could not put in force. ``shared`` and ``base`` are as for
+    :func:`effective`; ``caps`` lower what is more than they allow. Raises :class:`AnnotationsError`.
     """
-    policy = effective(annotations, shared=shared, fleet=fleet)
+    policy = effective(annotations, shared=shared, base=base)
     if added := rules.totals(annotations, policy):
         annotations = {**annotations, **added}
-        policy = effective(annotations, shared=shared, fleet=fleet)
+        policy = effective(annotations, shared=shared, base=base)
     rules.refuse_beyond(annotations, policy)
+    if caps:
+        try:
+            lowered, clamps = capped(policy.policy, caps)
+        except PolicyError as error:
+            raise AnnotationsError([Problem("", str(each)) for each in error.problems]) from None
+        policy = replace(policy, policy=lowered, clamps=clamps, warnings=(*policy.warnings, *map(str, clamps)))
     if problems := beyond_agent(policy.policy):
         raise AnnotationsError(problems)
     return policy

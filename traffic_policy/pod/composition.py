@@ -45,11 +45,23 @@ MOST_MATCHES: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
+class BasePolicy:
+    """The policy that a Pod has beneath what its annotations say, from where no annotation names it.
+
+    ``name`` is that in messages, as ``TrafficPolicy web``; empty: it is of a control plane.
+    """
+
+    document: Mapping[str, Any]
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """The parts to compose. None: absent, or invalid, which the caller has reported.
 
     ``total_from`` is the annotation that gave ``total``, ``received_from`` that which gave ``received``, the total of
-    what arrives; ``shared_name`` is the ConfigMap of ``shared``; empty: it is of a control plane.
+    what arrives; ``shared_name`` is where ``shared`` comes from, as ``ConfigMap lanes``; empty: from a control plane.
+    ``shared_annotation`` is the annotation that names it; empty: none does.
     """
 
     total: Rate | None = None
@@ -58,6 +70,7 @@ class Parts:
     default: Mapping[str, Any] | None = None
     shared: Mapping[str, Any] | None = None
     shared_name: str = ""
+    shared_annotation: str = POLICY
     received: Rate | None = None
     received_from: str = INGRESS
 
@@ -114,7 +127,7 @@ def _shared_classes(parts: Parts, done: Composition) -> tuple[list[Any], list[in
     classes = (parts.shared or {}).get("classes", [])
     if not isinstance(classes, list):
         text = f"classes: {classes!r} is not a list. Start each entry with '- '."
-        done.problems.append(Problem(POLICY, _in_config_map(parts, text)))
+        done.problems.append(Problem(parts.shared_annotation, _in_shared_policy(parts, text)))
         return [], []
     taken = [_name(c) for c in parts.classes or () if _name(c)]
     left = [(i, c) for i, c in enumerate(classes) if _name(c) not in taken]
@@ -157,7 +170,7 @@ def _reachable(
             yield place, {**written, "match": left}
         else:
             warnings.append(
-                f"Class {traffic_class.name} of ConfigMap {name} is left out: "
+                f"Class {traffic_class.name} of {name or 'the shared policy'} is left out: "
                 f"the classes of {CLASSES} take all of its traffic."
             )
 
@@ -191,8 +204,8 @@ def _told(problem: Problem, parts: Parts, places: list[int]) -> Problem:
         text = _RAISE_RECEIVED.sub(lambda m: f"raise {INGRESS} to {bandwidth_text(Rate.parse(m[1]))}", text)
         text = text.replace(_ADD_RECEIVED, f"Add {INGRESS}, as in 100M.")
     if annotation == POLICY:
-        text = _in_config_map(parts, text)
-    elif annotation in (EGRESS, KUBERNETES_EGRESS):
+        return Problem(parts.shared_annotation, _in_shared_policy(parts, text))
+    if annotation in (EGRESS, KUBERNETES_EGRESS):
         text = text.removeprefix("total: ")
     elif annotation == parts.received_from:
         text = text.removeprefix("ingress.total: ").removeprefix("ingress: ")
@@ -201,6 +214,9 @@ def _told(problem: Problem, parts: Parts, places: list[int]) -> Problem:
     return Problem(annotation, text)
 
 
-def _in_config_map(parts: Parts, text: str) -> str:
-    """A policy that no ConfigMap has is the control plane's."""
-    return f"ConfigMap {parts.shared_name}, {SHARED_POLICY_KEY}: {text}" if parts.shared_name else text
+def _in_shared_policy(parts: Parts, text: str) -> str:
+    """With where that is; of the control plane's it is known."""
+    if not parts.shared_name:
+        return text
+    key = f", {SHARED_POLICY_KEY}" if parts.shared_annotation else ""
+    return f"{parts.shared_name}{key}: {text}"

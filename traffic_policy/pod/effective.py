@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, Final, TypeVar
 
+from traffic_policy.cluster.caps import Clamp
 from traffic_policy.errors import PodlaneError, PolicyError, Problem, shortened
 from traffic_policy.fields import parse_networks
 from traffic_policy.pod import annotations as known
-from traffic_policy.pod.composition import Parts, compose
+from traffic_policy.pod.composition import BasePolicy, Parts, compose
 from traffic_policy.pod.quantities import Resources, bandwidth, bandwidth_text, parse_cpu, parse_memory
 from traffic_policy.policy import Network, PortRange, TrafficPolicy
 from traffic_policy.policy_file import parse_document
@@ -98,6 +99,8 @@ class PodPolicy:
     image: str | None = None
     on_failure: str | None = None
     warnings: tuple[str, ...] = ()
+    clamps: tuple[Clamp, ...] = ()
+    """What caps have lowered in ``policy``."""
 
     @property
     def document(self) -> Mapping[str, Any]:
@@ -107,7 +110,7 @@ class PodPolicy:
     @property
     def digest(self) -> str:
         """SHA-256 (64 hexadecimal digits) of all that is in force; the same for annotations that mean the same."""
-        meaning = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "warnings"}
+        meaning = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("warnings", "clamps")}
         return hashlib.sha256(json.dumps(meaning, sort_keys=True, default=_plain).encode()).hexdigest()
 
 
@@ -132,18 +135,18 @@ def has_limits(annotations: Mapping[str, str]) -> bool:
 
 
 def effective(
-    annotations: Mapping[str, str], *, shared: str | None = None, fleet: Mapping[str, Any] | None = None
+    annotations: Mapping[str, str], *, shared: str | None = None, base: BasePolicy | None = None
 ) -> PodPolicy:
     """Evaluate all annotations of a Pod; foreign ones are ignored.
 
     ``shared`` is the text of the policy in the ConfigMap that :func:`shared_policy_name` gives; None: there is none,
-    which is a problem where one is named. ``fleet`` is the document of the policy that a control plane has for a Pod of
-    which :func:`has_limits` says no. Raises :class:`AnnotationsError` with every problem there is.
+    which is a problem where one is named. ``base`` is the policy that takes its place where none is named. Raises
+    :class:`AnnotationsError` with every problem there is.
     """
     reader = _Reader(annotations)
     reader.problems += _misplaced(annotations)
     on_failure = reader.read(known.ON_FAILURE, _one_of(OnFailure))
-    parts = _parts(reader, shared, fleet)
+    parts = _parts(reader, shared, base)
     composed = compose(parts)
     reader.problems += _limits_missing(annotations, parts)
     reader.problems += composed.problems
@@ -250,20 +253,23 @@ def _misplaced(annotations: Mapping[str, str]) -> Iterator[Problem]:
         yield Problem(name, f"There is no such annotation. {remedy}")
 
 
-def _parts(reader: _Reader, shared: str | None, fleet: Mapping[str, Any] | None) -> Parts:
+def _parts(reader: _Reader, shared: str | None, base: BasePolicy | None) -> Parts:
     source = known.EGRESS if known.EGRESS in reader.annotations else known.KUBERNETES_EGRESS
     received = known.INGRESS if known.INGRESS in reader.annotations else known.KUBERNETES_INGRESS
     name = reader.read(known.POLICY, _config_map_name)
-    document = fleet
+    document = None if base is None else base.document
+    where, annotation = "" if base is None else base.name, known.POLICY if base is None or not base.name else ""
     if name is not None:
         document = reader.read(known.POLICY, lambda _: _shared_document(name, shared))
+        where, annotation = f"ConfigMap {name}", known.POLICY
     return Parts(
         reader.read(source, lambda text: bandwidth(text.strip())),
         source,
         reader.read(known.CLASSES, _classes),
         reader.read(known.DEFAULT_CLASS, _default_class),
         document,
-        name or "",
+        where,
+        annotation,
         reader.read(received, lambda text: bandwidth(text.strip())),
         received,
     )
@@ -317,7 +323,7 @@ def _limits_missing(annotations: Mapping[str, str], parts: Parts) -> Iterator[Pr
         if parts.shared is None:
             return
         text = (
-            f"ConfigMap {parts.shared_name} has no total, so the Pod must say what it may send in all. "
+            f"{parts.shared_name} has no total, so the Pod must say what it may send in all. "
             "Add this annotation, as in 100M, or total to the ConfigMap."
         )
     elif known.CLASSES in annotations or known.DEFAULT_CLASS in annotations:

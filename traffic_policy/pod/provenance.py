@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from traffic_policy.pod.annotations import (
@@ -24,6 +24,7 @@ from traffic_policy.pod.annotations import (
     ON_FAILURE,
     POLICY,
 )
+from traffic_policy.pod.composition import BasePolicy
 from traffic_policy.pod.effective import PodPolicy, shared_policy_name
 from traffic_policy.pod.namespace import NamespaceRules
 from traffic_policy.policy import DEFAULT_CLASS as DEFAULT_CLASS_NAME
@@ -47,21 +48,34 @@ class Origin:
 
 
 def origins(
-    own: Mapping[str, str], rules: NamespaceRules, policy: PodPolicy, shared: str | None = None
+    own: Mapping[str, str],
+    rules: NamespaceRules,
+    policy: PodPolicy,
+    shared: str | None = None,
+    base: BasePolicy | None = None,
 ) -> tuple[Origin, ...]:
     """The values of a policy that was evaluated from a Pod's ``own`` annotations, what its namespace says, and the text
-    of the shared policy that they name. A sidecar's Pod has the defaults of its namespace among its own."""
-    return tuple(_Sources(own, rules, shared).origins(policy))
+    of the shared policy that they name, or else ``base``. A sidecar's Pod has the defaults of its namespace among its
+    own."""
+    return tuple(_Sources(own, rules, shared, base).origins(policy))
 
 
 class _Sources:
-    def __init__(self, own: Mapping[str, str], rules: NamespaceRules, shared: str | None) -> None:
+    def __init__(
+        self, own: Mapping[str, str], rules: NamespaceRules, shared: str | None, base: BasePolicy | None
+    ) -> None:
         self._own = own
         self._rules = rules
         self._annotations = {**rules.missing(own), **own}
-        self._shared = _parsed(shared, dict)
+        self._base = base if shared_policy_name(self._annotations) is None else None
+        self._shared: Mapping[str, Any] = _parsed(shared, dict) if self._base is None else self._base.document
 
     def origins(self, policy: PodPolicy) -> Iterator[Origin]:
+        for each in self._uncapped(policy):
+            lowered = (f"; {clamp}" for clamp in policy.clamps if clamp.concerns == each.what)
+            yield replace(each, source=each.source + "".join(lowered))
+
+    def _uncapped(self, policy: PodPolicy) -> Iterator[Origin]:
         written = policy.policy
         rules = self._rules
         yield Origin("total", str(written.total), self._total((EGRESS, KUBERNETES_EGRESS), "total", rules.most_sent))
@@ -99,6 +113,8 @@ class _Sources:
         return f"annotation {name} of the {'Pod' if name in self._own else 'namespace, for Pods without it'}"
 
     def _in_shared(self, key: str) -> str:
+        if self._base is not None:
+            return f"spec.{key} of {self._base.name}" if self._base.name else f"{key} of the control plane's policy"
         by = "Pod" if POLICY in self._own else "namespace"
         return f"{key} of ConfigMap {shared_policy_name(self._annotations)}, which the {by} names"
 
