@@ -232,14 +232,24 @@ class Watch(_message.Message):
     def __init__(self, workloads: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Question(_message.Message):
-    __slots__ = ("id", "effective_policy", "diagnosis")
+    __slots__ = ("id", "effective_policy", "diagnosis", "minutes")
     ID_FIELD_NUMBER: _ClassVar[int]
     EFFECTIVE_POLICY_FIELD_NUMBER: _ClassVar[int]
     DIAGNOSIS_FIELD_NUMBER: _ClassVar[int]
+    MINUTES_FIELD_NUMBER: _ClassVar[int]
     id: int
     effective_policy: str
     diagnosis: bool
-    def __init__(self, id: _Optional[int] = ..., effective_policy: _Optional[str] = ..., diagnosis: _Optional[bool] = ...) -> None: ...
+    minutes: MinutesQuestion
+    def __init__(self, id: _Optional[int] = ..., effective_policy: _Optional[str] = ..., diagnosis: _Optional[bool] = ..., minutes: _Optional[_Union[MinutesQuestion, _Mapping]] = ...) -> None: ...
+
+class MinutesQuestion(_message.Message):
+    __slots__ = ("workloads", "after")
+    WORKLOADS_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    workloads: _containers.RepeatedScalarFieldContainer[str]
+    after: str
+    def __init__(self, workloads: _Optional[_Iterable[str]] = ..., after: _Optional[str] = ...) -> None: ...
 
 class Answer(_message.Message):
     __slots__ = ("id", "document", "refusal")

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from control_plane.domain.rollout_gates import Traffic
 from control_plane.fleet.figures import TenantFigures
+from control_plane.fleet.questions import Questions
 
 _MOST_CLUSTERS: Final = 64
 """Of a tenant, whose figures are kept apart."""
@@ -210,6 +211,8 @@ class FleetStatus:
     def names(self) -> list[str]:
         """Of tenants of which something is known."""
         return list(self._tenants)
+        self.questions: Questions | None = None
+        """To the agents that are connected here; None: there is no agents' port."""
 
     def agents(self, tenant: str) -> TenantAgents:
         """Those of a tenant. To be asked for tenants that exist."""

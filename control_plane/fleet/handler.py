@@ -12,10 +12,11 @@ from control_plane.domain.events import Event
 from control_plane.fleet.agent_status import AgentStatus, FleetStatus
 from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.enrolment import EnrolmentDesk
+from control_plane.fleet.questions import Reply
 from control_plane.fleet.session import EXPIRED, AgentSession
 from control_plane.fleet.tenant_sessions import Post, ReadOn, TenantSessions
 from control_plane.gateway.rpc import Call, CallListener, GrpcStatus, Peer, RpcError
-from fleet_api.agent_pb2 import Credentials
+from fleet_api.agent_pb2 import Credentials, Question
 from fleet_api.limits import CONNECT, ENROL, SERVICE
 
 _UNKNOWN_METHOD = "There is no method {}. Update the control plane, or use an agent that is not newer."
@@ -90,6 +91,10 @@ class AgentsHandler:
         """Another process has ended, or cannot be heard, since then (Unix seconds)."""
         for tenant in self._tenants.values():
             tenant.process_gone(process, since)
+
+    def ask(self, tenant: str, cluster: str, node: str, question: Question, reply: Reply) -> bool:
+        """See :class:`~control_plane.fleet.questions.AsksAgents`."""
+        return self._tenant(tenant).ask(cluster, node, question, reply)
 
     def expire(self) -> None:
         """To be called now and then: ends the calls whose certificates have expired."""

@@ -18,6 +18,7 @@ from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.enrolment import EnrolmentDesk
 from control_plane.fleet.follower import LogFollower
 from control_plane.fleet.handler import AgentsHandler
+from control_plane.fleet.questions import Questions
 from control_plane.fleet.shared_agents import SharedAgents
 from control_plane.fleet.token_review import TokenReviewer
 from control_plane.gateway.server import Gateway
@@ -60,6 +61,7 @@ class AgentsPort:
         self._handler = AgentsHandler(fleet, issuer, self._desk, self._post, self._follower.read_on)
         states = plane.store.agent_states
         self._shared = SharedAgents(states, fleet, self._handler, self._post) if states is not None else None
+        fleet.questions = Questions(self._handler, self._post)
         tls, self._renew_at = self._certified()
         self._gateway = Gateway([listener], tls, self._handler)
 

@@ -10,6 +10,7 @@ An agent that takes longer than the next change is told the newest only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from typing import Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -21,14 +22,17 @@ from control_plane.fleet.agent_status import AgentStatus, TenantAgents
 from control_plane.fleet.allowance import Allowance
 from control_plane.fleet.delivery import Delivery
 from control_plane.fleet.hearing import take_applied, take_health, take_hello, take_report, wrong
+from control_plane.fleet.questions import Reply
 from control_plane.gateway.rpc import Call, GrpcStatus, RpcError
-from fleet_api.agent_pb2 import Applied, Credentials, FromAgent, Hello, LaneSum, ToAgent
+from fleet_api.agent_pb2 import Applied, Credentials, FromAgent, Hello, LaneSum, Question, ToAgent
 from fleet_api.framing import frame
 
 _MESSAGES: Final = (10.0, 100.0)
 """Per second, and at once: a report each second, and an answer to each revision."""
 _EVERYTHING: Final = (0.1, 5.0)
 """How often everything is sent: it may be 4 MiB."""
+_MOST_ASKED: Final = 4
+"""Questions that it has not answered."""
 _RENEWALS: Final = (1 / 60, 3.0)
 REVOKED: Final = (
     "This agent does not belong to the cluster: it was revoked, or never joined. What is in force on the node stays. "
@@ -90,6 +94,8 @@ class AgentSession:
         """Revision and hash that it has after what was sent; None: nothing may be sent yet."""
         self._messages, self._everything = Allowance(*_MESSAGES), Allowance(*_EVERYTHING)
         self._renewals = Allowance(*_RENEWALS)
+        self._asked: dict[int, Reply] = {}
+        self._questions = count(1)
 
     def received(self, message: bytes) -> None:
         """Raises :class:`RpcError`."""
@@ -124,6 +130,8 @@ class AgentSession:
                 self._tenant.changed(self)
         elif kind == "renew":
             self._renew(said.renew.csr)
+        elif kind == "answer" and (reply := self._asked.pop(said.answer.id, None)) is not None:
+            reply(said.answer)
         # An answer to what nobody has asked is of no use.
 
     def drained(self) -> None:
@@ -132,6 +140,9 @@ class AgentSession:
 
     def closed(self) -> None:
         self.over = True
+        asked, self._asked = self._asked, {}
+        for reply in asked.values():
+            reply(None)
         self._tenant.left(self)
 
     def push(self) -> None:
@@ -147,6 +158,17 @@ class AgentSession:
             return
         self._call.send(delivery.message(target, self._told))
         self._told = target.told
+
+    def ask(self, question: Question, reply: Reply) -> bool:
+        """False: it has too many to answer, or was not let in yet. What nobody waits for any more makes room."""
+        if self.over or self._told is None or self._call.unsent:
+            return False
+        if len(self._asked) >= _MOST_ASKED:
+            self._asked.pop(next(iter(self._asked)))(None)
+        question.id = next(self._questions)
+        self._asked[question.id] = reply
+        self._call.send(frame(ToAgent(question=question).SerializeToString()))
+        return True
 
     def trust(self, roots: Credentials) -> None:
         """Tell which roots to trust from now on."""

@@ -26,10 +26,11 @@ from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.delivery import Delivery
 from control_plane.fleet.figures import LaneSeries
 from control_plane.fleet.hearing import known_lanes
+from control_plane.fleet.questions import Reply
 from control_plane.fleet.session import EXPIRED, REPLACED, REVOKED, AgentSession
 from control_plane.gateway.rpc import GrpcStatus
 from daemon.log import Logger
-from fleet_api.agent_pb2 import Credentials, LaneSum
+from fleet_api.agent_pb2 import Credentials, LaneSum, Question
 
 _BEFORE: Final = 60
 """Seconds before a rollout over which its policy's traffic is what it is compared with."""
@@ -162,6 +163,11 @@ class TenantSessions:
         """Tell all which roots to trust from now on."""
         for session in self._sessions.values():
             session.trust(roots)
+
+    def ask(self, cluster: str, node: str, question: Question, reply: Reply) -> bool:
+        """False: the agent is not connected here, or not let in yet."""
+        session = self._sessions.get((cluster, node))
+        return session is not None and session.ask(question, reply)
 
     def expire(self) -> None:
         """End the calls whose certificates have expired."""

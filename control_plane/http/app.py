@@ -27,6 +27,7 @@ from control_plane.http import (
     metrics,
     policies,
     progress,
+    questions,
     rollouts,
     tenants,
 )
@@ -73,7 +74,22 @@ def create_app(
     app.state.live = LivePlace(plane, app.state.fleet, gate)
     app.state.metrics = ControlPlaneMetrics(plane, app.state.fleet, app.state.live, dependencies, connections)
     app.state.alerts = desk or desk_of(plane)
-    for room in (login, tenants, grants, clusters, agents, policies, progress, rollouts, alerts, audit, live, metrics):
+    rooms = (
+        login,
+        tenants,
+        grants,
+        clusters,
+        agents,
+        policies,
+        progress,
+        questions,
+        rollouts,
+        alerts,
+        audit,
+        live,
+        metrics,
+    )
+    for room in rooms:
         app.include_router(room.router)
     app.include_router(health.router_of(plane, dependencies))
     install(app)

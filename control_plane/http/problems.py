@@ -23,6 +23,7 @@ from control_plane.domain.errors import (
     UnknownSubjectError,
 )
 from control_plane.fleet.past import PrometheusError
+from control_plane.fleet.questions import SilentAgentError
 from control_plane.service import VersionError
 from control_plane.store.errors import KeyReusedError, StaleError, StoreError
 from traffic_policy.errors import PodlaneError, PolicyError
@@ -69,6 +70,7 @@ _KINDS: Final[Mapping[type[PodlaneError], tuple[int, str, str]]] = {
     StaleError: (503, "busy", "Others write all the time"),
     UnknownEventError: (503, "newer-events", "A newer version has written"),
     PrometheusError: (503, "prometheus-failed", "Prometheus failed"),
+    SilentAgentError: (503, "agent-failed", "The agent does not answer"),
     ProviderError: (503, "provider-failed", "The identity provider failed"),
     StoreError: (503, "store-failed", "The database failed"),
 }

@@ -83,7 +83,7 @@ class FleetFigures:
             earlier = self._seen.get(name, {})
             now = seen[name] = {}
             own: dict[Key, _Sum] | None = {} if name in watched else None
-            for direction, snapshot in _snapshots(lanes):
+            for direction, snapshot in snapshots(lanes):
                 place = direction, snapshot.name
                 now[place] = snapshot.stats
                 before = earlier.get(place, snapshot.stats)
@@ -114,7 +114,8 @@ def _sum_at(sums: dict[Key, _Sum], key: Key) -> _Sum:
     return found
 
 
-def _snapshots(lanes: WorkloadLanes) -> Iterator[tuple[str, ClassSnapshot]]:
+def snapshots(lanes: WorkloadLanes) -> Iterator[tuple[str, ClassSnapshot]]:
+    """The counters of lanes in force, with their direction."""
     assert lanes.plane is not None
     sent, received = lanes.plane.counted
     for snapshot in sent:

@@ -51,5 +51,8 @@ async def join_fleet(
     enrolment = Enrolment(settings, IdentityFiles(folder))
     followed = api is not None and name is not None
     labels = await trio.to_thread.run_sync(partial(NodeLabels, folder, settings.labels, followed=followed))
-    parts = (partial(labels.run, api, name),) if api is not None and name is not None else ()
-    return Fleet(policies, FleetLink(settings, AgentFacts(agent, node, labels), policies, saved, enrolment), parts)
+    facts = AgentFacts(agent, node, labels)
+    parts: list[Callable[[], Awaitable[None]]] = [partial(facts.minutes.run, lambda: facts.running)]
+    if api is not None and name is not None:
+        parts.append(partial(labels.run, api, name))
+    return Fleet(policies, FleetLink(settings, facts, policies, saved, enrolment), tuple(parts))

@@ -15,6 +15,7 @@ from daemon.version import installed_version
 from fleet_api.agent_pb2 import Health, Hello, Question
 from node_agent.agent import Agent
 from node_agent.broadcast import Broadcast
+from node_agent.fleet.minutes import MinuteHistory
 from node_agent.fleet.node_labels import NodeLabels
 from node_agent.fleet.outcome import Running, shortened_reason
 from node_agent.lanes import NodeContext, State
@@ -30,6 +31,7 @@ class AgentFacts:
         self.labels = labels
         self._agent = agent
         self._context = context
+        self.minutes = MinuteHistory()
         self._instance = secrets.token_hex(8)
         self._began = time.monotonic()
 
@@ -73,6 +75,9 @@ class AgentFacts:
             return self._effective_policy(question.effective_policy)
         if kind == "diagnosis":
             return self._diagnosis()
+        if kind == "minutes":
+            asked = question.minutes
+            return self.minutes.document(self.running, frozenset(asked.workloads), asked.after)
         raise LookupError("This agent does not know the question. Update it.")
 
     def _effective_policy(self, name: str) -> Mapping[str, object]:

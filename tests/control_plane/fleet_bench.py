@@ -24,6 +24,7 @@ from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.enrolment import EnrolmentDesk
 from control_plane.fleet.follower import LogFollower
 from control_plane.fleet.handler import AgentsHandler
+from control_plane.fleet.questions import Questions
 from control_plane.fleet.token_review import TokenReviewer
 from control_plane.gateway.rpc import CallListener, GrpcStatus, Peer, RpcError
 from control_plane.service import Circumstances, ControlPlane
@@ -152,6 +153,7 @@ class Bench:
         self.desk = EnrolmentDesk(self.plane, self.issuer, TokenReviewer(self.reviewers))
         self.follower = LogFollower(self.store, lambda *what: self._posted.put(lambda: self.handler.happened(*what)))
         self.handler = AgentsHandler(self.fleet, self.issuer, self.desk, self._posted.put, self.follower.read_on)
+        self.fleet.questions = self.questions = Questions(self.handler, self._posted.put)
         self.plane.on_append.append(self.follower.read_on)
         with self.plane.reading("default") as tenant:
             known = "east" in tenant.clusters

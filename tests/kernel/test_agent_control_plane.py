@@ -14,7 +14,7 @@ from agents import PodsOnNode, RunningAgent, free_port, launch_agent, write_work
 from fleet_server import FleetCa, FleetServer, fleet_server
 from waiting import until
 
-from fleet_api.agent_pb2 import Question, ToAgent, Watch
+from fleet_api.agent_pb2 import MinutesQuestion, Question, ToAgent, Watch
 from fleet_api.desired import DesiredState, FleetPolicy, message_of
 from podlane.netns import Host
 
@@ -226,6 +226,9 @@ def test_figures_health_and_answers(
     refused = server.next("answer")
     assert (refused.id, refused.document, "no workload gone" in refused.refusal) == (5, "", True)
     assert json.loads(server.next("answer").document)["workloads"]["programmed"] == 2
+    server.says.put(ToAgent(question=Question(id=7, minutes=MinutesQuestion(workloads=["front"]))))
+    minutes = json.loads(server.next("answer").document)
+    assert [each["workload"] for each in minutes["workloads"]] in ([], ["front"]), "looked at once a minute"
 
 
 def test_a_certificate_is_renewed_on_the_stream(
