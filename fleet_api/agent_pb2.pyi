@@ -226,10 +226,12 @@ class Renew(_message.Message):
     def __init__(self, csr: _Optional[bytes] = ...) -> None: ...
 
 class Watch(_message.Message):
-    __slots__ = ("workloads",)
+    __slots__ = ("workloads", "others")
     WORKLOADS_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
     workloads: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, workloads: _Optional[_Iterable[str]] = ...) -> None: ...
+    others: bool
+    def __init__(self, workloads: _Optional[_Iterable[str]] = ..., others: _Optional[bool] = ...) -> None: ...
 
 class Question(_message.Message):
     __slots__ = ("id", "effective_policy", "diagnosis", "minutes")

@@ -54,6 +54,28 @@ class AgentTraffic(NamedTuple):
 NO_TRAFFIC: Final = AgentTraffic()
 
 
+class WatchedLane(NamedTuple):
+    """A lane of a workload; the first four a second, ``backlog`` in bytes, ``rate`` and ``ceil`` in bit/s."""
+
+    bytes: float
+    packets: float
+    dropped: float
+    throttled: float
+    backlog: float
+    lane: str
+    direction: str
+    rate: int
+    ceil: int
+
+
+class WatchedWorkload(NamedTuple):
+    """What went through the lanes of a workload (NAMESPACE/POD), whose policy is the tenant's; empty: its own."""
+
+    workload: str
+    policy: str
+    lanes: tuple[WatchedLane, ...]
+
+
 @dataclass(slots=True)
 class AgentStatus:
     """Changed by the gateway's thread alone; values are replaced, never changed, so that others may read them.
@@ -90,6 +112,8 @@ class AgentStatus:
     traffic: AgentTraffic = NO_TRAFFIC
     """As its last report has it, which was heard at ``reported``."""
     reported: float = 0.0
+    details: tuple[WatchedWorkload, ...] | None = None
+    """Of its workloads, while somebody looks at them; None: it has told of none."""
     ended: str = ""
     """Why the control plane ended its last connection, if it did."""
     epoch: int = 0
@@ -135,6 +159,8 @@ class TenantAgents:
     figures: TenantFigures = field(default_factory=TenantFigures)
     clusters: dict[str, TenantFigures] = field(default_factory=dict)
     """Figures of each cluster's agents."""
+    watched: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Agents whose workloads somebody looks at, and until when at least (Unix seconds)."""
     traffic: dict[str, RolloutTraffic] = field(default_factory=dict)
     """Of policies whose rollouts are under way, as far as the agents of this process go."""
     others: dict[str, Mapping[str, RolloutTraffic]] = field(default_factory=dict)

@@ -6,14 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from control_plane.fleet.agent_status import AgentStatus, AgentTraffic, WorkloadFailure
+from control_plane.fleet.agent_status import AgentStatus, AgentTraffic, WatchedLane, WatchedWorkload, WorkloadFailure
 from control_plane.gateway.rpc import GrpcStatus, RpcError
-from fleet_api.agent_pb2 import Applied, Health, Hello, Report
+from fleet_api.agent_pb2 import Applied, Health, Hello, LaneSum, Report
 from fleet_api.limits import MAX_FAILURES, MAX_NODE_LABELS
 
 _MOST_ABILITIES: Final = 64
 _MOST_TROUBLES: Final = 10
 _MOST_SUMS: Final = 2048
+_MOST_WATCHED: Final = 100
 _LONGEST_NAME: Final = 400
 """Of labels (two of Kubernetes' names) and workloads."""
 _LONGEST_SENTENCE: Final = 300
@@ -66,7 +67,13 @@ def take_health(status: AgentStatus, health: Health) -> None:
 def take_report(status: AgentStatus, report: Report, now: float) -> None:
     """Raises :class:`RpcError`, and changes nothing then. ``now``: Unix seconds."""
     _check_number("sums", len(report.lanes), _MOST_SUMS)
-    if others := {each.direction for each in report.lanes} - _DIRECTIONS:
+    _check_number("workloads", len(report.workloads), _MOST_WATCHED)
+    _check_number("sums of workloads", sum(len(each.lanes) for each in report.workloads), _MOST_SUMS)
+    directions = {each.direction for each in report.lanes}
+    for workload in report.workloads:
+        _check_names(workload.workload, *(name for each in workload.lanes for name in (each.policy, each.lane)))
+        directions |= {each.direction for each in workload.lanes}
+    if others := directions - _DIRECTIONS:
         raise wrong(f"{min(others)[:_LONGEST_WORD]!r} is no direction.")
     size = packets = dropped = throttled = backlog = 0
     for lane in report.lanes:
@@ -78,6 +85,21 @@ def take_report(status: AgentStatus, report: Report, now: float) -> None:
     second = max(report.interval_ms or 1000, _SHORTEST) / 1000
     status.traffic = AgentTraffic(size / second, packets / second, dropped / second, throttled / second, backlog)
     status.reported = now
+    if report.workloads or status.details is not None:
+        status.details = tuple(
+            WatchedWorkload(
+                each.workload, each.lanes[0].policy if each.lanes else "",
+                tuple(_watched(lane, second) for lane in each.lanes),
+            )
+            for each in report.workloads
+        )  # fmt: skip
+
+
+def _watched(lane: LaneSum, second: float) -> WatchedLane:
+    return WatchedLane(
+        lane.bytes / second, lane.packets / second, lane.dropped / second, lane.overlimits / second, lane.backlog,
+        lane.lane, lane.direction, lane.rate, lane.ceil,
+    )  # fmt: skip
 
 
 def wrong(what: str) -> RpcError:

@@ -24,7 +24,7 @@ from control_plane.fleet.delivery import Delivery
 from control_plane.fleet.hearing import take_applied, take_health, take_hello, take_report, wrong
 from control_plane.fleet.questions import Reply
 from control_plane.gateway.rpc import Call, GrpcStatus, RpcError
-from fleet_api.agent_pb2 import Applied, Credentials, FromAgent, Hello, LaneSum, Question, ToAgent
+from fleet_api.agent_pb2 import Applied, Credentials, FromAgent, Hello, LaneSum, Question, ToAgent, Watch
 from fleet_api.framing import frame
 
 _MESSAGES: Final = (10.0, 100.0)
@@ -96,6 +96,8 @@ class AgentSession:
         self._renewals = Allowance(*_RENEWALS)
         self._asked: dict[int, Reply] = {}
         self._questions = count(1)
+        self._watches = False
+        """Whether it was told to tell of its workloads."""
 
     def received(self, message: bytes) -> None:
         """Raises :class:`RpcError`."""
@@ -123,6 +125,7 @@ class AgentSession:
         elif kind == "report":
             take_report(self.status, said.report, now)
             self._tenant.reported(self, said.report.lanes)
+            self._watch(now)
         elif kind == "health":
             before = self.status.troubles, self.status.programmed, self.status.failed
             take_health(self.status, said.health)
@@ -143,6 +146,7 @@ class AgentSession:
         asked, self._asked = self._asked, {}
         for reply in asked.values():
             reply(None)
+        self.status.details = None
         self._tenant.left(self)
 
     def push(self) -> None:
@@ -228,6 +232,17 @@ class AgentSession:
         if other and not applied.refusal and self._told is not None and self._everything.take(self._tenant.now):
             self._told = (0, b"")
             self.push()
+
+    def _watch(self, now: float) -> None:
+        """Have it tell of its workloads while somebody looks at them."""
+        key, watched = (self.identity.cluster, self.identity.node), self._tenant.status.watched
+        wanted = watched.get(key, 0.0) > now
+        if not wanted:
+            watched.pop(key, None)
+            self.status.details = None
+        if wanted != self._watches and not self._call.unsent:
+            self._watches = wanted
+            self._call.send(frame(ToAgent(watch=Watch(others=wanted)).SerializeToString()))
 
     def _renew(self, csr: bytes) -> None:
         if not self._renewals.take(self._tenant.now):

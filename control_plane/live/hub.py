@@ -10,7 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from control_plane.domain.access import Operation
-from control_plane.domain.errors import InvalidError, NotAllowedError, StateConflictError, UnknownSubjectError
+from control_plane.domain.errors import (
+    InvalidError,
+    NotAllowedError,
+    StateConflictError,
+    TooManyError,
+    UnknownSubjectError,
+)
 from control_plane.fleet.agent_status import AgentState, FleetStatus
 from control_plane.fleet.figures import FIELDS, SECONDS, LaneSeries
 from control_plane.http.documents import EventDocument
@@ -24,6 +30,9 @@ _MOST_AGENTS: Final = 20_000
 """Of a heat map."""
 _KEPT: Final = 5.0
 """Seconds for which what nobody has asked for again is kept."""
+_MOST_WATCHED: Final = 64
+"""Agents of a tenant that tell of their workloads at once: each report may be 256 KiB."""
+_WATCHED_S: Final = 5.0
 _PLACES: Final = {AgentState.IN_SYNC: 0.0, AgentState.BEHIND: 1.0, AgentState.FAILED: 2.0, AgentState.AWAY: 3.0}
 HEAT: Final[dict[str, Callable[[SeenAgent], float]]] = {
     "state": lambda each: _PLACES[each.state],
@@ -78,11 +87,19 @@ class LiveHub:
         self._news.add(tenant)
         return True
 
+    def _watch(self, wish: Subscribe, moment: _Moment) -> None:
+        """Have the agent tell of its workloads for a while. Raises :class:`TooManyError`."""
+        key, watched, now = (wish.scope.cluster, wish.scope.node), moment.view.agents.watched, moment.view.now
+        if key not in watched and sum(until > now for until in list(watched.values())) >= _MOST_WATCHED:
+            raise TooManyError(f"Workloads of {_MOST_WATCHED} agents are looked at.", 10)
+        if key in moment.view.agents.agents:
+            watched[key] = now + _WATCHED_S
+
     def begin(self, wish: Subscribe, caller: Caller) -> Subscription:
         """Raises :class:`NotAllowedError`, :class:`UnknownSubjectError`, :class:`InvalidError`,
         :class:`StateConflictError`."""
         self.check(wish, caller)
-        position = self._moment(wish.tenant).view.picture.position
+        moment = self._moment(wish.tenant)
         window = WINDOWS.get(wish.topic)
         if window is not None:
             _check_word("sort", wish.sort.removeprefix("-"), ("", *window.sorts))
@@ -90,9 +107,13 @@ class LiveHub:
         elif wish.topic is not Topic.EVENTS:
             for name in wish.fields:
                 _check_word("fields", name, FIELDS if wish.topic is Topic.SERIES else HEAT)
+        if wish.topic is Topic.WORKLOADS:
+            if not (wish.scope.cluster and wish.scope.node):
+                raise InvalidError("Whose workloads?", "Name cluster and node in scope.")
+            self._watch(wish, moment)
         cursor = wish.after
         if wish.topic is Topic.EVENTS and cursor is None:
-            cursor = position
+            cursor = moment.view.picture.position
         return Subscription(wish, cursor)
 
     def check(self, wish: Subscribe, caller: Caller) -> None:
@@ -113,6 +134,9 @@ class LiveHub:
                 return _series(subscription, moment)
             case Topic.HEAT:
                 return _heat(subscription, moment)
+            case Topic.WORKLOADS:
+                self._watch(subscription.wish, moment)
+                return _window(subscription, moment)
             case _:
                 return _window(subscription, moment)
 

@@ -35,6 +35,7 @@ class Topic(StrEnum):
     POLICIES = "policies"
     ROLLOUTS = "rollouts"
     SERIES = "series"
+    WORKLOADS = "workloads"
     HEAT = "heat"
     EVENTS = "events"
 
@@ -47,6 +48,8 @@ class LiveScope(_Sent):
     """What is looked at of a tenant; empty: all."""
 
     cluster: _Name = ""
+    node: _Name = ""
+    namespace: _Name = ""
     policy: _Name = ""
     lane: _Name = ""
     direction: Literal["", "egress", "ingress"] = ""

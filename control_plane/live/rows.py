@@ -92,6 +92,44 @@ class LiveLaneTotals(BaseModel):
     backlog: float
 
 
+class LiveWorkloadLane(BaseModel):
+    """A lane of one workload. Numbers are as those of ``LiveLane``."""
+
+    lane: str
+    direction: str
+    bytes: float
+    packets: float
+    dropped: float
+    throttled: float
+    backlog: float
+    rate: int
+    ceil: int
+
+
+class LiveWorkload(BaseModel):
+    """A workload (NAMESPACE/POD) of an agent, sums over its lanes, and these. ``policy`` empty: one of its own."""
+
+    workload: str
+    policy: str
+    bytes: float
+    packets: float
+    dropped: float
+    throttled: float
+    backlog: float
+    lanes: list[LiveWorkloadLane]
+
+
+class LiveWorkloadTotals(BaseModel):
+    """Sums over workloads."""
+
+    workloads: int
+    bytes: float
+    packets: float
+    dropped: float
+    throttled: float
+    backlog: float
+
+
 class LivePolicy(BaseModel):
     """A policy. ``version`` is that of its ETag, ``revision`` the newest, ``in_force`` the one that is; 0: none.
 
@@ -128,6 +166,8 @@ DOCUMENTED: tuple[type[BaseModel], ...] = (
     LiveCluster,
     LiveLane,
     LiveLaneTotals,
+    LiveWorkload,
+    LiveWorkloadTotals,
     LivePolicy,
     LiveRolloutTotals,
 )

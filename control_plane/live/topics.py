@@ -9,7 +9,14 @@ from typing import Any, Final, NamedTuple
 
 from control_plane.domain.rollout import Rollout, RolloutState
 from control_plane.domain.tenant import EnrolledAgent, Policy, Tenant
-from control_plane.fleet.agent_status import NO_TRAFFIC, AgentState, AgentStatus, AgentTraffic, TenantAgents
+from control_plane.fleet.agent_status import (
+    NO_TRAFFIC,
+    AgentState,
+    AgentStatus,
+    AgentTraffic,
+    TenantAgents,
+    WatchedWorkload,
+)
 from control_plane.fleet.figures import TenantFigures
 from control_plane.fleet.standing import FleetStanding, PolicyStanding
 from control_plane.http.rollout_documents import RolloutDocument
@@ -41,6 +48,13 @@ class SeenLane(NamedTuple):
     lane: str
     direction: str
     values: Mapping[str, float]
+
+
+class SeenWorkload(NamedTuple):
+    """A workload, and sums over its lanes."""
+
+    workload: WatchedWorkload
+    sums: AgentTraffic
 
 
 class SeenPolicy(NamedTuple):
@@ -220,6 +234,29 @@ def _lane_totals(lanes: list[SeenLane]) -> dict[str, Any]:
 _DIRECTIONS: Final = ("egress", "ingress")
 
 
+def _workloads(view: TenantView, scope: LiveScope) -> list[SeenWorkload]:
+    status = view.agents.agents.get((scope.cluster, scope.node))
+    return [
+        SeenWorkload(each, AgentTraffic(*map(sum, zip(*(lane[:5] for lane in each.lanes), strict=True))))
+        for each in sorted(status.details or () if status is not None else ())
+        if scope.namespace in ("", each.workload.partition("/")[0]) and scope.policy in ("", each.policy)
+    ]
+
+
+def _workload_row(_view: TenantView, each: SeenWorkload) -> dict[str, Any]:
+    return {
+        "workload": each.workload.workload,
+        "policy": each.workload.policy,
+        **each.sums._asdict(),
+        "lanes": [lane._asdict() for lane in each.workload.lanes],
+    }
+
+
+def _workload_totals(workloads: list[SeenWorkload]) -> dict[str, Any]:
+    sums = [sum(column) for column in zip(*(each.sums for each in workloads), strict=True)] or [0.0] * 5
+    return {"workloads": len(workloads), **AgentTraffic(*sums)._asdict()}
+
+
 def _policies(view: TenantView, scope: LiveScope) -> list[SeenPolicy]:
     standing = FleetStanding((each.status if each.status is not _NOBODY else None, each.state) for each in view.seen)
     return [
@@ -311,6 +348,20 @@ WINDOWS: Final[Mapping[Topic, WindowTopic]] = {
             "throttled": lambda each: each.values["throttled"],
             "backlog": lambda each: each.values["backlog"],
             "workloads": lambda each: each.values["workloads"],
+        },
+    ),
+    Topic.WORKLOADS: WindowTopic(
+        _workloads,
+        _workload_totals,
+        _workload_row,
+        lambda each: each.workload.workload,
+        {
+            "workload": lambda each: each.workload.workload,
+            "bytes": lambda each: each.sums.bytes,
+            "packets": lambda each: each.sums.packets,
+            "dropped": lambda each: each.sums.dropped,
+            "throttled": lambda each: each.sums.throttled,
+            "backlog": lambda each: each.sums.backlog,
         },
     ),
     Topic.POLICIES: WindowTopic(

@@ -108,6 +108,7 @@ class ControlPlaneTalk:
         self._said: Mapping[str, str] = {}
         """Labels of the node."""
         self._watched: frozenset[str] = frozenset()
+        self._watches_others = False
         self._renewing: list[str] = []
         """Keys for which certificates were asked for."""
 
@@ -163,6 +164,7 @@ class ControlPlaneTalk:
             await self._desire(message.desired)
         elif kind == "watch":
             self._watched = frozenset(list(message.watch.workloads)[:MOST_WATCHED])
+            self._watches_others = message.watch.others
         elif kind == "credentials":
             await self._take_credentials(message.credentials)
         elif kind == "question":
@@ -207,18 +209,26 @@ class ControlPlaneTalk:
                 await moved.wait()
             await trio.sleep(_LOOK)
 
+    @property
+    def _wanted(self) -> frozenset[str]:
+        """Workloads whose figures somebody looks at."""
+        if not self._watches_others:
+            return self._watched
+        others = sorted(self._node.running.keys() - self._watched)
+        return self._watched.union(others[: MOST_WATCHED - len(self._watched)])
+
     async def _report(self) -> None:
         figures = FleetFigures()
         await trio.sleep(random.random() * REPORT_INTERVAL)
         before = trio.current_time()
-        figures.report(self._node.running, self._watched, 0, 0)  # counters count from here
+        figures.report(self._node.running, self._wanted, 0, 0)  # counters count from here
         while True:
             await trio.sleep(REPORT_INTERVAL - (trio.current_time() - before) % REPORT_INTERVAL)
             if self._call.crowded:
                 continue  # the next one has what this would have had
             now = trio.current_time()
             interval = round((now - before) * 1000)
-            report = figures.report(self._node.running, self._watched, round(time.time() * 1000), interval)
+            report = figures.report(self._node.running, self._wanted, round(time.time() * 1000), interval)
             before = now
             if report.ByteSize() >= MAX_FROM_AGENT:
                 del report.workloads[:]

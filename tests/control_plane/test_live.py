@@ -28,8 +28,19 @@ from control_plane.domain.commands import (
     RevokeGrant,
     RevokeToken,
 )
-from control_plane.live.rows import LiveAgent, LiveAgentTotals, LiveCluster, LiveLane, LiveLaneTotals, LivePolicy
-from fleet_api.agent_pb2 import Health, LaneSum, Report
+from control_plane.gateway.rpc import GrpcStatus
+from control_plane.live.rows import (
+    LiveAgent,
+    LiveAgentTotals,
+    LiveCluster,
+    LiveLane,
+    LiveLaneTotals,
+    LivePolicy,
+    LiveWorkload,
+    LiveWorkloadLane,
+    LiveWorkloadTotals,
+)
+from fleet_api.agent_pb2 import Health, LaneSum, Report, WorkloadFigures
 
 
 @pytest.fixture
@@ -420,3 +431,78 @@ def test_a_viewer_hears_that_all_is_quiet(server: LiveServer, monkeypatch: pytes
     monkeypatch.setattr("control_plane.http.live._ALIVE_S", 0.1)
     with server.viewer() as viewer:
         assert viewer.next("alive")["at"] == server.bench.clock[0]
+
+
+def test_an_agent_tells_of_its_workloads_while_somebody_looks(bench: Bench, server: LiveServer) -> None:
+    agent = connected(bench, "n1")
+    reporting(agent, 1)
+    assert agent.take() == []  # nobody looks
+    sums = [
+        LaneSum(policy="web", lane=lane, direction="egress", bytes=2000, packets=2, backlog=9, rate=5, ceil=6)
+        for lane in ("web", "default")
+    ]
+    report = Report(
+        interval_ms=2000,
+        workloads=[
+            WorkloadFigures(workload="shop/web-1", lanes=sums),
+            WorkloadFigures(workload="shop/db-0", lanes=sums[:1]),
+            WorkloadFigures(workload="other/x"),
+        ],
+    )
+    scope = {"cluster": "east", "node": "n1"}
+    with server.viewer() as viewer:
+        viewer.subscribe(1, "workloads", scope={"cluster": "east"})
+        assert viewer.next("problem", 1)["problem"]["status"] == 422
+        viewer.subscribe(1, "workloads", scope=scope | {"namespace": "shop"}, sort="-bytes")
+        assert viewer.next("window", 1)["total"] == 0
+        agent.say(report=Report())
+        assert [each.watch.others for each in agent.take()] == [True]
+        agent.say(report=report)
+        bench.clock[0] += 1
+        window = viewer.window(lambda w: w["total"], 1)
+        assert [(each["workload"], each["bytes"]) for each in window["rows"]] == [
+            ("shop/web-1", 2000),
+            ("shop/db-0", 1000),
+        ]
+        assert (
+            window["rows"][0]["lanes"][0] | {"lane": "web", "bytes": 1000, "backlog": 9}
+            == window["rows"][0]["lanes"][0]
+        )
+        assert set(window["rows"][0]) == set(LiveWorkload.model_fields)
+        assert set(window["rows"][0]["lanes"][0]) == set(LiveWorkloadLane.model_fields)
+        assert window["totals"]["bytes"] == 3000
+        assert set(window["totals"]) == set(LiveWorkloadTotals.model_fields)
+        assert agent.take() == []  # it was told once
+    until("nobody looks", lambda: server.place.viewers == 0)
+    bench.clock[0] += 10
+    agent.say(report=report)
+    assert [each.watch.others for each in agent.take()] == [False]
+    assert bench.fleet.agents("default").agents["east", "n1"].details is None
+
+
+def test_only_so_many_agents_are_asked_for_workloads(bench: Bench, server: LiveServer) -> None:
+    bench.fleet.agents("default").watched.update({("east", str(n)): bench.clock[0] + 5 for n in range(64)})
+    with server.viewer() as viewer:
+        viewer.subscribe(1, "workloads", scope={"cluster": "east", "node": "n1"})
+        assert viewer.next("problem", 1)["problem"]["status"] == 429
+        bench.clock[0] += 6
+        viewer.subscribe(1, "workloads", scope={"cluster": "east", "node": "n1"})
+        assert viewer.next("window", 1)["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        Report(workloads=[WorkloadFigures(workload="x")] * 101),
+        Report(workloads=[WorkloadFigures(workload="x" * 500)]),
+        Report(workloads=[WorkloadFigures(workload="x", lanes=[LaneSum(lane="\0")])]),
+        Report(workloads=[WorkloadFigures(workload="x", lanes=[LaneSum(direction="up")])]),
+        Report(workloads=[WorkloadFigures(workload="x", lanes=[LaneSum(direction="egress")] * 1500)] * 2),
+    ],
+)
+def test_an_agent_that_tells_nonsense_of_workloads_is_refused(bench: Bench, report: Report) -> None:
+    agent = connected(bench, "n1")
+    agent.say(report=report)
+    assert agent.call.ended is not None
+    assert agent.call.ended[0] == GrpcStatus.INVALID_ARGUMENT
+    assert bench.fleet.agents("default").agents["east", "n1"].details is None

@@ -216,6 +216,11 @@ def test_figures_health_and_answers(
     details = until("its details", lambda: server.next("report").workloads)
     assert [each.workload for each in details] == ["front"]
     assert {each.lane for each in details[0].lanes} == {"any", "default"}
+    server.says.put(ToAgent(watch=Watch(workloads=["front"], others=True)))
+    details = until("details of all", lambda: len(found := server.next("report").workloads) == 2 and found)
+    assert len({each.workload for each in details}) == 2
+    server.says.put(ToAgent(watch=Watch()))
+    until("silence", lambda: not server.next("report").workloads)
 
     server.says.put(ToAgent(question=Question(id=4, effective_policy="front")))
     server.says.put(ToAgent(question=Question(id=5, effective_policy="gone")))
