@@ -32,7 +32,7 @@ from control_plane.fleet.invitation import Invitation
 from control_plane.fleet.port import AgentsPort
 from control_plane.fleet.rollout_driver import PrometheusGates, RolloutDriver
 from control_plane.http.app import create_app
-from control_plane.http.websocket import WEBSOCKETS
+from control_plane.live.websocket import WEBSOCKETS
 from control_plane.read_models.read_models import ReadModels
 from control_plane.service import ControlPlane
 from control_plane.settings import ControlPlaneSettings

@@ -10,7 +10,7 @@ from control_plane.fleet.agent_status import AgentState, FleetStatus
 from control_plane.fleet.figures import COUNTERS
 from control_plane.fleet.past import METRIC
 from control_plane.health import Dependency
-from control_plane.http.live import LivePlace
+from control_plane.live.place import LivePlace
 from control_plane.service import ControlPlane
 from daemon.process_metrics import process_families
 from daemon.prometheus_text import MetricFamily, counter, gauge, render

@@ -222,6 +222,8 @@ class FleetStatus:
         """What has changed, for who tells other processes; None: nobody does. It may say the same several times."""
         self.clock: Callable[[], float] = time.time
         """Unix seconds, which all processes that share their agents agree on."""
+        self.questions: Questions | None = None
+        """To the agents that are connected here; None: there is no agents' port."""
         self._epoch = 0
 
     def next_epoch(self) -> int:
@@ -237,8 +239,6 @@ class FleetStatus:
     def names(self) -> list[str]:
         """Of tenants of which something is known."""
         return list(self._tenants)
-        self.questions: Questions | None = None
-        """To the agents that are connected here; None: there is no agents' port."""
 
     def agents(self, tenant: str) -> TenantAgents:
         """Those of a tenant. To be asked for tenants that exist."""

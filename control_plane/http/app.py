@@ -22,7 +22,6 @@ from control_plane.http import (
     clusters,
     grants,
     health,
-    live,
     login,
     metrics,
     policies,
@@ -31,9 +30,10 @@ from control_plane.http import (
     rollouts,
     tenants,
 )
-from control_plane.http.live import LivePlace
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.http.refused import RefusalNotes
+from control_plane.live import place
+from control_plane.live.place import LivePlace
 from control_plane.live.rows import DOCUMENTED
 from control_plane.metrics import ControlPlaneMetrics
 from control_plane.service import ControlPlane
@@ -86,7 +86,7 @@ def create_app(
         rollouts,
         alerts,
         audit,
-        live,
+        place,
         metrics,
     )
     for room in rooms:

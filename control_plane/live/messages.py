@@ -34,6 +34,7 @@ class Topic(StrEnum):
     LANES = "lanes"
     POLICIES = "policies"
     ROLLOUTS = "rollouts"
+    ALERTS = "alerts"
     SERIES = "series"
     WORKLOADS = "workloads"
     HEAT = "heat"

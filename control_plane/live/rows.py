@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from control_plane.domain.alert_book import AlertState
 from control_plane.domain.rollout import RolloutState
 from control_plane.fleet.agent_status import AgentState
 
@@ -150,6 +151,35 @@ class LivePolicy(BaseModel):
     away: int
 
 
+class LiveAlert(BaseModel):
+    """An alert that fires, or has fired: ``since`` its value went beyond the threshold, ``at`` it fired, ``ended`` it
+    was over, null if it is not (Unix seconds). ``value`` is that at which it fired, ``silenced_by`` ids of silences."""
+
+    id: str
+    rule: str
+    state: AlertState
+    severity: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    value: float
+    since: int
+    at: int
+    ended: int | None
+    reason: str
+    silenced_by: list[str]
+
+
+class LiveAlertTotals(BaseModel):
+    """How many fire, those that are silenced as well, by severity; and how many are over."""
+
+    firing: int
+    silenced: int
+    info: int
+    warning: int
+    critical: int
+    resolved: int
+
+
 class LiveRolloutTotals(BaseModel):
     """How many rollouts are in each state."""
 
@@ -169,6 +199,8 @@ DOCUMENTED: tuple[type[BaseModel], ...] = (
     LiveWorkload,
     LiveWorkloadTotals,
     LivePolicy,
+    LiveAlert,
+    LiveAlertTotals,
     LiveRolloutTotals,
 )
 """What /openapi.json is to have besides what operations answer."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
+from control_plane.domain.alert_book import Alert, AlertBook, AlertState
+from control_plane.domain.alert_rules import AlertSeverity
 from control_plane.domain.rollout import Rollout, RolloutState
 from control_plane.domain.tenant import EnrolledAgent, Policy, Tenant
 from control_plane.fleet.agent_status import (
@@ -57,6 +59,17 @@ class SeenWorkload(NamedTuple):
     sums: AgentTraffic
 
 
+class SeenAlert(NamedTuple):
+    """An alert, and the silences that mute it now."""
+
+    alert: Alert
+    silences: Sequence[str]
+
+    @property
+    def severity(self) -> str:
+        return self.alert.labels.get("severity", "")
+
+
 class SeenPolicy(NamedTuple):
     """A policy, its version, and on how many agents it is in force."""
 
@@ -69,13 +82,14 @@ class SeenPolicy(NamedTuple):
 class Picture:
     """What a tenant's log says at ``position``. ``roster``: all agents that have joined, in order.
 
-    ``policies`` with their versions.
+    ``policies`` with their versions; of ``alerts`` what nobody has to look at is left out.
     """
 
     position: int
     roster: list[tuple[str, EnrolledAgent]]
     clusters: Sequence[str]
     policies: Sequence[tuple[Policy, int]]
+    alerts: AlertBook
 
     @classmethod
     def from_tenant(cls, tenant: Tenant, before: Picture | None) -> Picture:
@@ -88,7 +102,11 @@ class Picture:
         policies = [
             (_copied(policy), tenant.version(f"policy/{name}")) for name, policy in sorted(tenant.policies.items())
         ]
-        return cls(tenant.position, roster, clusters, policies)
+        alerts = AlertBook(
+            silences=dict(tenant.alerts.silences),
+            alerts={id: replace(alert) for id, alert in tenant.alerts.alerts.items()},
+        )
+        return cls(tenant.position, roster, clusters, policies, alerts)
 
 
 def _copied(policy: Policy) -> Policy:
@@ -257,6 +275,43 @@ def _workload_totals(workloads: list[SeenWorkload]) -> dict[str, Any]:
     return {"workloads": len(workloads), **AgentTraffic(*sums)._asdict()}
 
 
+def _alerts(view: TenantView, _scope: LiveScope) -> list[SeenAlert]:
+    book = view.picture.alerts
+    return [SeenAlert(each, book.silenced(each.labels, view.now)) for each in book.alerts.values()]
+
+
+def _alert_row(_view: TenantView, each: SeenAlert) -> dict[str, Any]:
+    alert = each.alert
+    return {
+        "id": alert.id,
+        "rule": alert.rule,
+        "state": alert.state,
+        "severity": each.severity,
+        "labels": dict(alert.labels),
+        "annotations": dict(alert.annotations),
+        "value": alert.value,
+        "since": alert.since,
+        "at": alert.at,
+        "ended": alert.ended or None,
+        "reason": alert.reason,
+        "silenced_by": each.silences,
+    }
+
+
+def _alert_totals(alerts: list[SeenAlert]) -> dict[str, Any]:
+    firing = [each for each in alerts if not each.alert.ended]
+    severities = Counter(each.severity for each in firing)
+    return {
+        "firing": len(firing),
+        "silenced": sum(bool(each.silences) for each in firing),
+        **{severity: severities[severity] for severity in AlertSeverity},
+        "resolved": len(alerts) - len(firing),
+    }
+
+
+_SEVERITIES: Final = {severity: place for place, severity in enumerate(AlertSeverity)}
+
+
 def _policies(view: TenantView, scope: LiveScope) -> list[SeenPolicy]:
     standing = FleetStanding((each.status if each.status is not _NOBODY else None, each.state) for each in view.seen)
     return [
@@ -375,6 +430,20 @@ WINDOWS: Final[Mapping[Topic, WindowTopic]] = {
             "behind": lambda each: each.standing.behind,
             "failed": lambda each: each.standing.failed,
         },
+    ),
+    Topic.ALERTS: WindowTopic(
+        _alerts,
+        _alert_totals,
+        _alert_row,
+        lambda each: " ".join((each.alert.rule, *each.alert.labels.values())),
+        {
+            "newest": lambda each: -each.alert.at,
+            "severity": lambda each: _SEVERITIES.get(each.severity, -1),
+            "rule": lambda each: each.alert.rule,
+            "value": lambda each: each.alert.value,
+        },
+        lambda each: each.alert.state,
+        (AlertState.FIRING, AlertState.RESOLVED),
     ),
     Topic.ROLLOUTS: WindowTopic(
         _rollouts,

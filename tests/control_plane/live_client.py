@@ -22,8 +22,8 @@ from control_plane.bootstrap import another_token, new_token
 from control_plane.domain.access import Role
 from control_plane.domain.commands import IssueToken
 from control_plane.http.app import create_app
-from control_plane.http.live import LivePlace
-from control_plane.http.websocket import WEBSOCKETS
+from control_plane.live.place import LivePlace
+from control_plane.live.websocket import WEBSOCKETS
 
 PATIENCE = 20.0
 

@@ -18,20 +18,26 @@ from control_plane.access.gate import Users
 from control_plane.access.provider import Grant, IdentityProvider, KnownUser, ProviderSettings
 from control_plane.access.sessions import BrowserSessions
 from control_plane.domain.access import Role
+from control_plane.domain.alert_rules import AlertKind, AlertRule
 from control_plane.domain.commands import (
     AddCluster,
     CreateTenant,
     EnrolAgent,
+    FireAlert,
     GrantGroup,
     IssueJoinToken,
+    ResolveAlert,
     RetitleTenant,
     RevokeGrant,
     RevokeToken,
+    SetAlertRule,
 )
 from control_plane.gateway.rpc import GrpcStatus
 from control_plane.live.rows import (
     LiveAgent,
     LiveAgentTotals,
+    LiveAlert,
+    LiveAlertTotals,
     LiveCluster,
     LiveLane,
     LiveLaneTotals,
@@ -40,6 +46,7 @@ from control_plane.live.rows import (
     LiveWorkloadLane,
     LiveWorkloadTotals,
 )
+from control_plane.service import Circumstances, ControlPlane
 from fleet_api.agent_pb2 import Health, LaneSum, Report, WorkloadFigures
 
 
@@ -428,7 +435,7 @@ def test_a_session_is_for_pages_of_ours_and_ends(
 
 
 def test_a_viewer_hears_that_all_is_quiet(server: LiveServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("control_plane.http.live._ALIVE_S", 0.1)
+    monkeypatch.setattr("control_plane.live.place._ALIVE_S", 0.1)
     with server.viewer() as viewer:
         assert viewer.next("alive")["at"] == server.bench.clock[0]
 
@@ -506,3 +513,37 @@ def test_an_agent_that_tells_nonsense_of_workloads_is_refused(bench: Bench, repo
     assert agent.call.ended is not None
     assert agent.call.ended[0] == GrpcStatus.INVALID_ARGUMENT
     assert bench.fleet.agents("default").agents["east", "n1"].details is None
+
+
+def test_alerts_are_seen_when_they_fire_and_are_over(bench: Bench, server: LiveServer) -> None:
+    bench.do(SetAlertRule("slow", AlertRule(AlertKind.THROTTLED, 0.5)))
+    now = int(bench.clock[0])
+    with server.viewer() as viewer:
+        viewer.subscribe(1, "alerts", filter={"state": "firing", "text": "web"})
+        assert viewer.next("window")["totals"]["firing"] == 0
+        for id, severity, policy in (("a1", "warning", "web"), ("a2", "critical", "other")):
+            labels = {"severity": severity, "policy": policy}
+            bench.do(FireAlert("slow", id, labels, {"summary": "slow"}, 0.7, now - 5))
+        window = viewer.window(lambda w: w["totals"]["firing"] == 2)
+        assert [(each["id"], each["severity"], each["value"]) for each in window["rows"]] == [("a1", "warning", 0.7)]
+        assert set(window["rows"][0]) == set(LiveAlert.model_fields)
+        assert set(window["totals"]) == set(LiveAlertTotals.model_fields)
+        assert (window["totals"]["warning"], window["totals"]["critical"]) == (1, 1)
+        bench.do(ResolveAlert("slow", "a1"))
+        window = viewer.window(lambda w: w["totals"]["resolved"])
+        assert (window["total"], window["totals"]["firing"]) == (0, 1)
+        viewer.subscribe(2, "alerts", sort="-severity")
+        assert [each["id"] for each in viewer.next("window", 2)["rows"]] == ["a2", "a1"]
+
+
+def test_what_another_process_has_written_is_seen_within_a_second(bench: Bench, server: LiveServer) -> None:
+    other = ControlPlane(bench.store, lambda: bench.clock[0])
+    with server.viewer() as viewer:
+        viewer.subscribe(1, "events")
+        viewer.subscribe(2, "clusters")
+        before = viewer.next("window", 2)["position"]
+        other.carry_out("default", AddCluster("west"), Circumstances("another process"))
+        bench.clock[0] += 1
+        heard = viewer.next("events")
+        assert (heard["cursor"], heard["events"][0]["kind"]) == (before + 1, "ClusterAdded")
+        assert viewer.window(lambda w: w["position"] > before, 2)["total"] == 2

@@ -1,4 +1,4 @@
-"""``/v1/live``: a WebSocket for each viewer. What it is sent is made by :mod:`control_plane.live`."""
+"""``/v1/live``: a WebSocket for each viewer, by which it says what it looks at and gets what the hub makes."""
 
 from __future__ import annotations
 
