@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ _EVENTS: Final = 100
 """Of one frame. Each may be 500 kB, but hardly any is."""
 _MOST_AGENTS: Final = 20_000
 """Of a heat map."""
+_SHARE: Final = 10
 _KEPT: Final = 5.0
 """Seconds for which what nobody has asked for again is kept."""
 _MOST_WATCHED: Final = 64
@@ -58,17 +60,26 @@ class Subscription:
 
 @dataclass(slots=True)
 class _Moment:
-    """What was made of a tenant at one moment, by what it was made for."""
+    """What was made of a tenant at one moment, by what it was made for. ``cost``: of all that, in processor seconds."""
 
     second: int
     view: TenantView
+    cost: float
+    began: float = field(default_factory=time.monotonic)
     made: dict[Any, Any] = field(default_factory=dict)
 
     def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What ``make`` makes, made once."""
         if key not in self.made:
+            before = time.thread_time()
             self.made[key] = make()
+            self.cost += time.thread_time() - before
         return self.made[key]
+
+    @property
+    def due(self) -> float:
+        """In how many seconds something new may be made of the tenant: it is to cost a tenth of the time at most."""
+        return self.began + min(_SHARE * self.cost, 1.0) - time.monotonic()
 
 
 class LiveHub:
@@ -94,6 +105,14 @@ class LiveHub:
             raise TooManyError(f"Workloads of {_MOST_WATCHED} agents are looked at.", 10)
         if key in moment.view.agents.agents:
             watched[key] = now + _WATCHED_S
+
+    def due(self, tenants: Iterable[str]) -> float:
+        """In how many seconds frames can have what has happened since the last ones; 1.0 if nothing has. Any thread."""
+        waits = [1.0]
+        for name in self._news.intersection(tenants):
+            moment = self._moments.get(name)
+            waits.append(moment.due if moment is not None else 0.0)
+        return max(0.0, min(waits))
 
     def begin(self, wish: Subscribe, caller: Caller) -> Subscription:
         """Raises :class:`NotAllowedError`, :class:`UnknownSubjectError`, :class:`InvalidError`,
@@ -143,8 +162,9 @@ class LiveHub:
     def _moment(self, name: str) -> _Moment:
         now = self._plane.now_ms / 1000
         held = self._moments.get(name)
-        if held is not None and held.second == int(now) and name not in self._news:
+        if held is not None and held.second == int(now) and (name not in self._news or held.due > 0):
             return held
+        before = time.thread_time()
         self._news.discard(name)
         self._forget(now)
         with self._plane.reading(name) as tenant:
@@ -155,7 +175,8 @@ class LiveHub:
             picture = (
                 known if known is not None and known.position == tenant.position else Picture.from_tenant(tenant, known)
             )
-        moment = self._moments[name] = _Moment(int(now), TenantView(picture, now, self._fleet.agents(name)))
+        view = TenantView(picture, now, self._fleet.agents(name))
+        moment = self._moments[name] = _Moment(int(now), view, time.thread_time() - before)
         return moment
 
     def _forget(self, now: float) -> None:

@@ -53,6 +53,10 @@ _GAP_S: Final = 0.1
 """Seconds between two turns, however much happens."""
 _LATE_S: Final = 0.05
 """Seconds after the turn of a second, by which most of what agents say of it is there."""
+_SHARE_OF_ONE: Final = 0.2
+"""Of a processor that all connections of one author may take to make frames, in the long run."""
+_BURST_S: Final = 2.0
+_LONGEST_PAUSE_S: Final = 10.0
 _ALIVE_S: Final = 15.0
 _POLICY_VIOLATION: Final = 1008
 """https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1"""
@@ -112,6 +116,8 @@ class LivePlace:
         self._lock = Lock()
         self._viewers: set[_Viewer] = set()
         self._strangers = 0
+        self._taken: dict[str, float] = {}
+        """Until when each author has had its share of the worker, in seconds of the monotonic clock."""
         self.frames = self.bytes = 0
         """That were sent."""
         plane.on_append.append(self._happened)
@@ -198,6 +204,8 @@ class LivePlace:
         finally:
             with self._lock:
                 self._viewers.discard(viewer)
+                if all(each.caller.author != viewer.caller.author for each in self._viewers):
+                    self._taken.pop(viewer.caller.author, None)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -251,19 +259,35 @@ class LivePlace:
                 more |= await self._show_one(viewer, id, subscription)
             if time.monotonic() - viewer.said > _ALIVE_S:
                 await viewer.tell("alive", at=self._plane.now_ms / 1000)
+            await asyncio.sleep(self._pause(viewer) if more else max(_GAP_S, self._pause(viewer)))
             if not more:
-                await asyncio.sleep(_GAP_S)
+                tick = 1 + _LATE_S - self._plane.now_ms % 1000 / 1000
+                due = self._hub.due(each.wish.tenant for each in viewer.subscriptions.values())
                 try:
-                    async with asyncio.timeout(1 + _LATE_S - self._plane.now_ms % 1000 / 1000):
+                    async with asyncio.timeout(min(tick, due) if due < 1 else tick):
                         await viewer.news.wait()
                 except TimeoutError:
                     pass
+
+    def _pause(self, viewer: _Viewer) -> float:
+        """Seconds that a viewer has to wait who asks for what is dear, by however many connections."""
+        ahead = self._taken.get(viewer.caller.author, 0.0) - time.monotonic()
+        return min(max(0.0, ahead - _BURST_S), _LONGEST_PAUSE_S)
+
+    def _frame(self, viewer: _Viewer, subscription: Subscription) -> str | bytes | None:
+        """In the worker. What it costs is written down to the author."""
+        before, author = time.thread_time(), viewer.caller.author
+        try:
+            return self._hub.frame(subscription)
+        finally:
+            used = time.thread_time() - before
+            self._taken[author] = max(self._taken.get(author, 0.0), time.monotonic()) + used / _SHARE_OF_ONE
 
     async def _show_one(self, viewer: _Viewer, id: int, subscription: Subscription) -> bool:
         """Whether there is more right now."""
         subscription.more = False
         try:
-            frame = await self._do(lambda: self._hub.frame(subscription))
+            frame = await self._do(lambda: self._frame(viewer, subscription))
         except PodlaneError as error:
             if viewer.subscriptions.get(id) is subscription:
                 del viewer.subscriptions[id]

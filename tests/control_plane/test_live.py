@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -547,3 +549,24 @@ def test_what_another_process_has_written_is_seen_within_a_second(bench: Bench, 
         heard = viewer.next("events")
         assert (heard["cursor"], heard["events"][0]["kind"]) == (before + 1, "ClusterAdded")
         assert viewer.window(lambda w: w["position"] > before, 2)["total"] == 2
+
+
+def test_who_has_had_its_share_of_the_processor_waits_and_others_do_not(bench: Bench, server: LiveServer) -> None:
+    """As if it had asked for what takes long, by this connection or another."""
+    token = server.new_token()
+    with server.viewer(token) as dear, server.viewer() as other:
+        for viewer in (dear, other):
+            viewer.subscribe(1, "clusters")
+            viewer.next("window")
+        until("it is written down", lambda: any(name.startswith("default/") for name in server.place._taken))
+        [author] = [name for name in server.place._taken if name.startswith("default/")]
+        server.place._taken[author] = time.monotonic() + 60
+        for number in range(3):
+            bench.do(AddCluster(f"more-{number}"))
+            other.window(lambda w, total=number + 2: w["total"] == total)
+        heard = []
+        with suppress(TimeoutError):
+            while True:
+                heard.append(dear.connection.recv(0.3))
+        assert len(heard) <= 1  # a turn that had begun
+    until("both are forgotten", lambda: not server.place._taken)
