@@ -35,7 +35,7 @@ class AlertmanagerSender:
                 "labels": {key: value for key, value in each.labels.items() if value},
                 "annotations": dict(each.annotations),
                 "startsAt": rfc3339(each.at),
-                "endsAt": rfc3339(each.ended or self.clock() + _VALID),
+                "endsAt": rfc3339(each.ended or max(each.at, self.clock()) + _VALID),
             }
             for each in notices
         ]

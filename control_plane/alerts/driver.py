@@ -42,7 +42,7 @@ class AlertView:
         """What is seen of a tenant's rules now."""
         self._seen[tenant] = seen
 
-    def of(self, tenant: str, rule: str) -> tuple[SeenValue, ...] | None:
+    def values_of(self, tenant: str, rule: str) -> tuple[SeenValue, ...] | None:
         """The values of a rule, the worst first; None: this process has not looked at it."""
         return self._seen.get(tenant, {}).get(rule)
 

@@ -21,7 +21,7 @@ class ChannelSecrets:
 
     folder: Path | None = None
 
-    def of(self, tenant: str, channel: str) -> str:
+    def secret_of(self, tenant: str, channel: str) -> str:
         """Empty: there is none. Raises :class:`SecretFileError`."""
         if self.folder is None or not (is_name(tenant) and is_name(channel)):
             return ""

@@ -98,7 +98,7 @@ class AlertTeller:
 
     def _send(self, tenant: str, name: str, channel: AlertChannel, notices: list[AlertNotice]) -> SentNotices:
         try:
-            secret = self._secrets.of(tenant, name)
+            secret = self._secrets.secret_of(tenant, name)
         except SecretFileError as error:
             return SentNotices(False, str(error), again=True)
         return self._senders[channel.kind].send(tenant, name, channel, secret, notices)

@@ -100,7 +100,7 @@ def list_alert_rules(
     rows, following = read_page(plane, ALERT_RULES, tenant, paging, sort, filters)
     items = [
         AlertRuleDocument.describe(
-            row["name"], row["version"], json.loads(row["document"]), desk.view.of(tenant, row["name"])
+            row["name"], row["version"], json.loads(row["document"]), desk.view.values_of(tenant, row["name"])
         )
         for row in rows
     ]
@@ -112,7 +112,7 @@ def _rule(state: Tenant, name: str, desk: AlertDesk) -> AlertRuleDocument:
     if found is None:
         raise UnknownSubjectError(f"There is no rule {name[:70]}.", "Look at the list of rules.")
     version = state.version(f"alert-rule/{name}")
-    return AlertRuleDocument.describe(name, version, found.to_document(), desk.view.of(state.name, name))
+    return AlertRuleDocument.describe(name, version, found.to_document(), desk.view.values_of(state.name, name))
 
 
 @router.get("/rules/{rule}")

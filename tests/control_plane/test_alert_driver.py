@@ -114,7 +114,7 @@ def test_agents_that_go_away_fire_after_a_while_and_once(watched: Watched) -> No
     watched.agents["n1"].call.end()
     watched.pass_time(14)
     assert watched.firing == []
-    [seen] = watched.desk.view.of("default", "away") or ()
+    [seen] = watched.desk.view.values_of("default", "away") or ()
     assert (seen.state, round(seen.value, 2)) == ("pending", 0.33)
     watched.pass_time(1)
     [alert] = watched.alerts
@@ -213,7 +213,7 @@ def test_a_rule_that_is_removed_ends_its_alerts(watched: Watched) -> None:
     [alert] = watched.alerts
     assert (alert.state, alert.reason) == ("resolved", "the rule was removed")
     watched.pass_time(2)
-    assert watched.desk.view.of("default", "slow") is None
+    assert watched.desk.view.values_of("default", "slow") is None
 
 
 def test_what_is_no_more_is_over_after_a_while(watched: Watched) -> None:

@@ -240,6 +240,7 @@ steps = st.one_of(
     st.tuples(places, ids, alert_rules, alert_channels, silences, st.integers(4, 11)).map(
         lambda t: alerts_of(*t[:5])[: t[5]]
     ),
+    st.just([c.GrantGroup("/ops", Role.VIEWER), c.RevokeGrant("/ops")]),
     ids.map(lambda id: [c.IssueToken(id, "ci", Role.VIEWER, DIGEST), c.RevokeToken(id)]),
     st.just("read"),
 )
