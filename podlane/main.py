@@ -54,6 +54,7 @@ VERBS: Final = (
     Verb("grants", "Say which groups of the identity provider have which role.", "podlane.fleet.grants"),
     Verb("policy", "Look at a control plane's policies, and change them.", "podlane.fleet.policy"),
     Verb("rollout", "Put a policy in force in steps, and take it back.", "podlane.fleet.rollout"),
+    Verb("alerts", "Say what is an alert, see what fires, and who is told.", "podlane.fleet.alerts"),
     Verb("agents", "See a control plane's agents, and revoke them.", "podlane.fleet.agents"),
     Verb("clusters", "See and change the clusters whose agents belong to a tenant.", "podlane.fleet.clusters"),
     Verb("join-token", "Issue a token with which an agent joins a control plane.", "podlane.fleet.clusters"),

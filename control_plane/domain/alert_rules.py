@@ -165,6 +165,8 @@ def _check_texts(texts: Mapping[str, str]) -> None:
                 f"{name[:70]!r} has a text that is too long, or is no name.",
                 f"Write {_LONGEST_TEXT} characters at most.",
             )
+        if not text.replace("\n", "").isprintable():
+            raise InvalidError(f"{name} has characters that cannot be printed.", "Write text.")
         for found in _PLACE.finditer(text):
             if found[1].strip() not in FIELDS:
                 raise InvalidError(

@@ -10,14 +10,19 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import trustme
+from alert_servers import running_hook
+from waiting import until
 
 from control_plane import main
+from control_plane.domain import commands as c
+from control_plane.service import Circumstances, ControlPlane
+from control_plane.store.event_store import open_store
 
 ROOT = Path(__file__).parents[2]
 PODLANE = [sys.executable, "-m", "podlane"]
@@ -226,6 +231,69 @@ def test_tenants_tokens_and_grants_by_the_command_line(tmp_path: Path, client: C
         client.run("tenants", "close", "shop", "--context", "default")
         assert "shop" not in client.run("tenants", "list", "--context", "default").stdout
         assert token.rpartition("_")[2] not in (tmp_path / "log").read_text()
+
+
+RULES = """\
+away:
+  kind: agents-away
+  threshold: 0%
+  annotations: {runbook: "look at {{ agents }}"}
+slow: {kind: throttled, threshold: 20%, over: 1m, for: 30s, scope: {policy: web}, severity: critical}
+"""
+
+
+def test_alerts_by_the_command_line(tmp_path: Path, client: Client) -> None:
+    """An agent that never came: its alert fires, and a webhook is told."""
+    file = tmp_path / "alerts.yaml"
+    file.write_text(RULES)
+    secrets = tmp_path / "state" / "channel-secrets"
+    options = ("--alerts-may-reach", "127.0.0.0/8")
+    with running_hook() as hook, control_plane(tmp_path, *options) as plane:
+        client.run("login", plane.url, given=plane.token)
+        secrets.mkdir()
+        (secrets / "default.ops").write_text("the-secret")
+        with closing(open_store(f"sqlite:{tmp_path / 'state' / 'events.db'}")) as store:
+            other, by = ControlPlane(store), Circumstances("test")
+            other.carry_out("default", c.AddCluster("east"), by)
+            other.carry_out("default", c.IssueJoinToken("east", "a", "d" * 64, other.now + 60), by)
+            other.carry_out("default", c.EnrolAgent("east", "n1", "a", "d" * 64, "1f"), by)
+
+        assert "Give exactly one" in client.run("alerts", "channel", "ops", code=2).stderr
+        client.run("alerts", "channel", "ops", "--webhook", hook.url)
+        tested = client.run("alerts", "test", "ops").stdout
+        assert "127.0.0.1 answered 200 OK" in tested
+        assert hook.got[0][0]["Podlane-Signature"].startswith("t=")
+        dry = client.run("alerts", "apply", "-f", str(file), "--dry-run").stdout
+        assert "the past is not kept" in dry
+        assert "It would have fired 0 times in the last 840 s; there was nothing to look at" in dry
+        assert "2 rules are in force in default" in client.run("alerts", "apply", "-f", str(file)).stderr
+        rules = json.loads(client.run("alerts", "rules", "-o", "json").stdout)
+        assert [(each["threshold"], each["for"]) for each in rules] == [(0, 0), (0.2, 30)]
+
+        until("the webhook", lambda: len(hook.got) > 1)
+        [told] = json.loads(hook.got[1][1])["alerts"]
+        assert (told["state"], told["summary"]) == ("firing", "1 of 1 agents of east are away: n1")
+        assert told["annotations"]["runbook"] == "look at n1"
+        until("its note", lambda: " ops " in client.run("alerts", "list").stdout)
+        [_, row] = client.run("alerts", "list", "--state", "firing").stdout.splitlines()
+        assert row.split()[:3] == ["firing", "warning", "away"]
+        assert "100.0% (east)" in client.run("alerts", "rules").stdout
+
+        arguments = ("alerts", "silence", "cluster=ea*", "severity!=critical", "--for", "2h", "--comment", "a move")
+        assert "SilenceSet" in client.run(*arguments, "--dry-run").stdout
+        made = json.loads(client.run(*arguments, "-o", "json").stdout)
+        assert (made["matches"], made["ends_at"] - made["starts_at"]) == (1, 7200)
+        assert client.run("alerts", "list").stdout.splitlines()[1].split()[0] == "silenced"
+        [_, row] = client.run("alerts", "silences").stdout.splitlines()
+        assert row.split()[:4] == [made["id"], "active", "cluster=ea*", "severity!=critical"]
+        client.run("alerts", "unsilence", made["id"])
+        client.run("alerts", "remove", "away")
+        assert client.run("alerts", "list").stdout.splitlines()[1].split()[0] == "resolved"
+        assert "no rules by their names" in client.run("alerts", "apply", "-f", "-", given="[]", code=2).stderr
+        exported = client.run("audit", "export").stdout
+        assert "AlertFired" in exported
+        assert "the-secret" not in exported
+    assert "the-secret" not in (tmp_path / "log").read_text()
 
 
 def test_who_has_lost_the_first_token_gets_another(tmp_path: Path, client: Client) -> None:
