@@ -17,7 +17,6 @@ from control_plane.fleet.past import LanePast
 from control_plane.health import Dependency
 from control_plane.http import (
     agents,
-    alerts,
     audit,
     clusters,
     grants,
@@ -25,11 +24,13 @@ from control_plane.http import (
     login,
     metrics,
     policies,
+    policy_preview,
     progress,
     questions,
     rollouts,
     tenants,
 )
+from control_plane.http.alerting import routes as alerts
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.http.refused import RefusalNotes
 from control_plane.live import place
@@ -81,6 +82,7 @@ def create_app(
         clusters,
         agents,
         policies,
+        policy_preview,
         progress,
         questions,
         rollouts,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -98,7 +99,12 @@ def apply_policy(
         if dry_run:
             query = {"dry-run": "true"}
             found = client.ask("PUT", f"{place}/draft", wish, query, source=path)
-            show(found, output, event_rows)
+            seen = client.ask("POST", f"{place}/preview", wish, source=path)
+            show({**found, "preview": seen}, output, event_rows)
+            if output == OutputFormat.TABLE:
+                show(seen, output, _preview_rows)
+                for line in _preview_notes(seen):
+                    click.echo(line)
             return
         found = client.ask("PUT", f"{place}/draft", wish, reason=reason, source=path)
         if found["draft"] is None:
@@ -245,6 +251,37 @@ def _rows(policies: list[Any]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _preview_rows(seen: Any) -> list[list[str]]:
+    rows = [["LANE", "DIRECTION", "", "RATE", "CEIL", "PRIORITY", "WOULD HAVE WAITED, AT LEAST"]]
+    for each in seen["lanes"]:
+        before, after = each["before"] or {}, each["after"] or {}
+        waited = f"{each['beyond']:.1%} of it, in {each['waited']} s" if each["waited"] else "-"
+        fate = f"{each['fate']}{', other matches' if each['other_matches'] else ''}"
+        rates = [_change(before.get(key), after.get(key)) for key in ("rate", "ceil")]
+        priority = _change(before.get("priority"), after.get("priority"), str)
+        lane = each["lane"] or "(all)"
+        rows.append([lane, each["direction"], fate, *(rates if each["lane"] else ["", rates[1]]), priority, waited])
+    return rows
+
+
+def _change(before: int | None, after: int | None, say: Callable[[int], str] | None = None) -> str:
+    from traffic_policy.units import Rate
+
+    say = say or (lambda bits: str(Rate(bits)))
+    told = ["-" if value is None else say(value) for value in (before, after)]
+    return told[0] if before == after else " -> ".join(told)
+
+
+def _preview_notes(seen: Any) -> list[str]:
+    notes = [f"{seen['workloads']} workloads have it now; {seen['seconds']} s of their traffic were looked at"]
+    if seen["selector_before"] is not None and seen["selector_before"] != seen["selector_after"]:
+        notes.append("the selector is another one: agents will choose the workloads anew")
+    for each in seen["rivals"]:
+        who = each["policy"] if each["wins"] else seen["policy"]
+        notes.append(f"workloads that {each['policy']} selects, too, have {who}")
+    return notes
 
 
 def _revision_rows(revisions: list[Any]) -> list[list[str]]:

@@ -101,7 +101,9 @@ def test_a_policy_by_the_command_line(tmp_path: Path, client: Client) -> None:
         client.run("login", plane.url, given=plane.token)
         contexts = tmp_path / "config" / "contexts.yaml"
         assert contexts.stat().st_mode & 0o777 == 0o600
-        assert "PolicyDrafted" in client.run("policy", "apply", "web", "-f", str(file), "--dry-run").stdout
+        dry = client.run("policy", "apply", "web", "-f", str(file), "--dry-run").stdout
+        assert "PolicyDrafted" in dry
+        assert [line.split()[:3] for line in dry.splitlines() if "80Mbit" in line] == [["web", "egress", "added"]]
         done = client.run("policy", "apply", "web", "-f", str(file), "-l", "team=shop", "--reason", "für Freitag")
         assert "revision 1" in done.stderr
         assert "revision 1" in client.run("policy", "apply", "web", "-f", "-", "-l", "team=shop", given=POLICY).stderr

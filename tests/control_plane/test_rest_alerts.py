@@ -181,3 +181,33 @@ def test_a_channel_that_rules_tell_stays(desk: Desk) -> None:
     desk.ask("PUT", "/channels/ops", {"kind": "webhook", "url": "https://alerts.example.com/"})
     desk.ask("PUT", "/rules/slow", {**RULE, "channels": ["ops"]})
     assert "Change its rules first" in desk.ask("DELETE", "/channels/ops", status=409)["remedy"]
+
+
+def test_a_preview_says_what_would_have_waited(desk: Desk) -> None:
+    """Of a policy that is in force, with the figures of its lanes."""
+    web = {"name": "web", "rate": "1Mbit", "ceil": "80Mbit", "match": [{"port": ["443"]}]}
+    policies = "/v1/tenants/default/policies"
+    for method, path, body in (
+        ("PUT", "/web/draft", {"document": {"total": "100Mbit", "classes": [web]}, "selector": {"team": "shop"}}),
+        ("POST", "/web/publish", None),
+        ("PUT", "/all/draft", {"document": {"total": "100Mbit", "classes": [web]}}),
+        ("POST", "/all/publish", None),
+    ):
+        assert desk.api.request(method, policies + path, json=body).is_success
+    for bits in (10_000_000, 90_000_000, 30_000_000):
+        lane = LaneSum(policy="web", lane="web", direction="egress", bytes=bits // 8, packets=1, workloads=2)
+        desk.fleet.agents("default").figures.add(desk.now, [lane])
+        desk.now += 1
+    wish = {"document": {"total": "100Mbit", "classes": [{**web, "ceil": "20Mbit"}]}, "selector": {}}
+    before = desk.store.heads()
+    found = desk.api.post(f"{policies}/web/preview", json=wish).json()
+    assert desk.store.heads() == before
+    assert (found["revision"], found["workloads"], found["seconds"]) == (1, 2, 3)
+    [lane] = [each for each in found["lanes"] if each["lane"] == "web"]
+    assert (lane["fate"], lane["before"]["ceil"], lane["after"]["ceil"]) == ("changed", 80_000_000, 20_000_000)
+    assert lane["waited"] == 1
+    assert lane["beyond"] == pytest.approx(50 / 130)
+    assert (found["selector_before"], found["selector_after"]) == ({"team": "shop"}, {})
+    assert found["rivals"] == [{"policy": "all", "wins": True}]
+    wrong = {"document": {"total": "1Mbit", "classes": [{**web, "rate": "2Mbit"}]}}
+    assert desk.api.post(f"{policies}/web/preview", json=wrong).json()["type"] == "urn:podlane:problem:invalid-policy"

@@ -34,6 +34,7 @@ BODIES = {
     "POST /v1/tenants/{tenant}/clusters/{cluster}/join-tokens": {},
     "PUT /v1/tenants/{tenant}/clusters/{cluster}/trust": {},
     "PUT /v1/tenants/{tenant}/clusters/{cluster}/labels": {"labels": {"zone": "a"}},
+    "POST /v1/tenants/{tenant}/policies/{policy}/preview": {"document": POLICY},
     "PUT /v1/tenants/{tenant}/alerts/rules/{rule}": ALERT_RULE,
     "POST /v1/tenants/{tenant}/alerts/trial": {"rule": ALERT_RULE},
     "POST /v1/tenants/{tenant}/alerts/silences": SILENCE,

@@ -23,7 +23,7 @@ from control_plane.domain.errors import UnknownSubjectError
 from control_plane.domain.events import SilenceSet
 from control_plane.domain.tenant import Tenant
 from control_plane.http.agents import TheFleet
-from control_plane.http.alert_documents import (
+from control_plane.http.alerting.documents import (
     AlertDocument,
     AlertRuleDocument,
     AlertRuleWish,
