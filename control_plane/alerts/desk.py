@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
+from threading import Lock
 from typing import Final
 
 from control_plane.alerts.alertmanager import AlertmanagerSender
@@ -22,10 +23,13 @@ from control_plane.domain.alert_channels import AlertChannel, ChannelKind
 from control_plane.domain.alert_evaluation import AlertReading, RuleWatch
 from control_plane.domain.alert_rules import LOOK_BACK, AlertRule
 from control_plane.domain.commands import FireAlert
+from control_plane.domain.errors import TooManyError
 from control_plane.fleet.figures import LaneSeries, TenantFigures, moving_totals
 from control_plane.service import ControlPlane
 
 _TEST: Final = "podlane-test"
+_WAIT: Final = 2
+"""Seconds after which a rule may be tried that could not be at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,16 @@ class AlertDesk:
     view: AlertView
     teller: AlertTeller
     clock: Callable[[], float] = time.time
+    _trying: Lock = field(default_factory=Lock)
+
+    def try_rule(self, tenant: str, name: str, rule: AlertRule, figures: TenantFigures, until: int) -> AlertTrial:
+        """One at a time: over hundreds of lanes it takes seconds. Raises :class:`TooManyError`."""
+        if not self._trying.acquire(blocking=False):
+            raise TooManyError("Another rule is being tried.", _WAIT)
+        try:
+            return try_rule(tenant, name, rule, figures, until)
+        finally:
+            self._trying.release()
 
     def test(self, tenant: str, name: str, channel: AlertChannel) -> SentNotices:
         """Tell a channel of an alert that is none, and that it is over. Blocks for some seconds at most."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import Final
@@ -36,14 +36,14 @@ class AlertView:
     """What was seen of each rule last, for those who ask. One thread writes, any reads."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, Mapping[str, tuple[SeenValue, ...]]] = {}
+        self._seen: dict[str, Mapping[str, Sequence[SeenValue]]] = {}
 
-    def put(self, tenant: str, seen: Mapping[str, tuple[SeenValue, ...]]) -> None:
+    def put(self, tenant: str, seen: Mapping[str, Sequence[SeenValue]]) -> None:
         """What is seen of a tenant's rules now."""
         self._seen[tenant] = seen
 
-    def values_of(self, tenant: str, rule: str) -> tuple[SeenValue, ...] | None:
-        """The values of a rule, the worst first; None: this process has not looked at it."""
+    def values_of(self, tenant: str, rule: str) -> Sequence[SeenValue] | None:
+        """The values of a rule; None: this process has not looked at it."""
         return self._seen.get(tenant, {}).get(rule)
 
 

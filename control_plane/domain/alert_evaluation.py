@@ -69,6 +69,11 @@ class SeenValue:
     since: int
 
 
+def worst_first(kind: AlertKind, seen: Sequence[SeenValue]) -> list[SeenValue]:
+    """Values that a kind of rule has seen, in the order of what is bad."""
+    return sorted(seen, key=lambda each: each.value, reverse=kind is not AlertKind.CERTIFICATE_EXPIRY)
+
+
 @dataclass(slots=True)
 class _Track:
     """``since``: from when on the value has been beyond the threshold; ``calm``: since when it is not any more, while
@@ -92,8 +97,10 @@ class RuleWatch:
         self._tenant = tenant
         self._name = name
         self._tracks: dict[str, _Track] = {}
-        self.seen: tuple[SeenValue, ...] = ()
-        """What was seen last, the worst first."""
+        self._ids: dict[tuple[tuple[str, str], ...], str] = {}
+        """By labels: a digest for each value and second would be most of the work."""
+        self.seen: Sequence[SeenValue] = ()
+        """What was seen last, in no order."""
 
     def step(
         self, readings: Sequence[AlertReading], firing: frozenset[str], now: int
@@ -102,7 +109,7 @@ class RuleWatch:
         decided: list[FireAlert | ResolveAlert] = []
         seen: list[SeenValue] = []
         for reading in readings:
-            id = alert_id(self._name, reading.labels)
+            id = self._id(reading.labels)
             track = self._tracks.get(id)
             if track is None:
                 if len(self._tracks) >= _MOST_TRACKED:
@@ -113,9 +120,17 @@ class RuleWatch:
             decided += [command] if command else []
             seen.append(SeenValue(reading.labels, reading.value, state, now if track.since is None else track.since))
         decided += self._gone(firing, now)
-        worst = self.rule.kind is AlertKind.CERTIFICATE_EXPIRY
-        self.seen = tuple(sorted(seen, key=lambda each: each.value if worst else -each.value))
+        self.seen = seen
         return decided
+
+    def _id(self, labels: Mapping[str, str]) -> str:
+        key = tuple(labels.items())
+        found = self._ids.get(key)
+        if found is None:
+            if len(self._ids) >= _MOST_TRACKED:
+                self._ids.clear()
+            found = self._ids[key] = alert_id(self._name, labels)
+        return found
 
     def _one(
         self, id: str, reading: AlertReading, track: _Track, *, fires: bool, now: int

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import sub
 from threading import Lock
 from typing import Final
 
@@ -42,21 +43,18 @@ class LaneSeries:
     values: Mapping[str, list[int]]
 
 
-_PLACES: Final = {name: place for place, name in enumerate((*FIELDS, "heard"))}
-
-
-def _totals(values: Sequence[int]) -> LaneTotals:
-    return LaneTotals(**{name: values[_PLACES[name]] for name in LaneTotals.__slots__})
+_TOLD: Final = tuple(name for name in LaneTotals.__slots__ if name != "heard")
+_TOLD_PLACES: Final = tuple(FIELDS.index(name) for name in _TOLD)
 
 
 def moving_totals(series: LaneSeries, over: int) -> Iterator[LaneTotals]:
     """Sums over the ``over`` seconds before each second of a series, from the first second that has so many before it
     to the end."""
-    length = len(series.values["bytes"])
-    heard = [any(series.values[name][second] for name in FIELDS) for second in range(length)]
-    sums = [list(accumulate(series.values[name], initial=0)) for name in FIELDS] + [list(accumulate(heard, initial=0))]
-    for end in range(over, length + 1):
-        yield _totals([each[end] - each[end - over] for each in sums])
+    heard = map(any, zip(*(series.values[name] for name in FIELDS), strict=True))
+    counted = [*(series.values[name] for name in _TOLD), heard]
+    sums = [list(accumulate(each, initial=0)) for each in counted]
+    differences = [list(map(sub, each[over:], each)) for each in sums]
+    return map(LaneTotals, *differences)
 
 
 class TenantFigures:
@@ -149,7 +147,9 @@ class TenantFigures:
             at = place * _WIDTH
             rows = [part for row in past if any(part := row[at : at + _WIDTH])]
             if rows:
-                found[key] = _totals([*map(sum, zip(*rows, strict=True)), len(rows)])
+                columns = list(zip(*rows, strict=True))
+                counted = {name: sum(columns[place]) for name, place in zip(_TOLD, _TOLD_PLACES, strict=True)}
+                found[key] = LaneTotals(**counted, heard=len(rows))
         return found
 
     def _turn(self, second: int) -> None:

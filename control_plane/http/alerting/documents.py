@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from control_plane.alerts.desk import AlertTrial
 from control_plane.domain.alert_book import Alert, AlertBook, AlertState
 from control_plane.domain.alert_channels import AlertChannel, AlertMatcher, AlertSilence, ChannelKind, MailSecurity
-from control_plane.domain.alert_evaluation import SeenValue
+from control_plane.domain.alert_evaluation import SeenValue, worst_first
 from control_plane.domain.alert_rules import AlertKind, AlertRule, AlertSeverity
 from control_plane.http.documents import Asked
 
@@ -95,7 +95,7 @@ class AlertRuleDocument(BaseModel):
                     labels=dict(each.labels), value=each.value, says=kind.tell(each.value),
                     state=None if each.state is None else each.state.value, since=each.since,
                 )
-                for each in (seen or ())[:_MOST_SHOWN]
+                for each in worst_first(kind, seen or ())[:_MOST_SHOWN]
             ],
         )  # fmt: skip
 

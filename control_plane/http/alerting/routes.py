@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from control_plane.alerts.desk import AlertDesk, try_rule
+from control_plane.alerts.desk import AlertDesk
 from control_plane.domain.access import Operation
 from control_plane.domain.alert_rules import AlertSeverity
 from control_plane.domain.commands import (
@@ -146,13 +146,16 @@ def remove_alert_rule(writing: TheWriting, tenant: str, rule: str, response: Res
 
 
 @router.post("/trial", responses=responses(413))
-def try_alert_rule(plane: ThePlane, fleet: TheFleet, caller: TheCaller, tenant: str, wish: TrialWish) -> TrialDocument:
+def try_alert_rule(
+    plane: ThePlane, fleet: TheFleet, desk: TheDesk, caller: TheCaller, tenant: str, wish: TrialWish
+) -> TrialDocument:
     """How often a rule would have fired over the last fifteen minutes. Nothing is stored, and nobody is told."""
     permit(caller, Operation.DRAFT, tenant)
     rule = wish.rule.rule()
     with plane.reading(tenant) as state:
         existing(state)
-    return TrialDocument.describe(rule, try_rule(tenant, wish.name, rule, fleet.agents(tenant).figures, plane.now))
+    trial = desk.try_rule(tenant, wish.name, rule, fleet.agents(tenant).figures, plane.now)
+    return TrialDocument.describe(rule, trial)
 
 
 @router.get("/silences")
