@@ -14,6 +14,7 @@ CNI_PLUGIN := $(BIN)/podlane-cni
 BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 TEST_PACKAGES := postgresql clang libbpf-dev prometheus prometheus-alertmanager java=default-jre-headless mvn=maven
 PROGRAMS := datapath/ebpf/lane.bpf.o
+WEB := control_plane/web_files/index.html
 PYTEST_ARGS ?=
 # Processes that run tests: most tests wait most of the time. 0 runs them one after the other, in one.
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n > 10 ? 12 : n + 2)))
@@ -21,7 +22,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build demo fleet-demo evasion test test-nightly test-environment kafka keycloak test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto crds kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
+.PHONY: build web web-types demo fleet-demo evasion test test-nightly test-environment kafka keycloak test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto crds kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP) $(PROGRAMS)  ## the command .venv/bin/podlane
 
@@ -32,6 +33,16 @@ $(STAMP): pyproject.toml constraints.txt tools/make-venv
 # For datapath: ebpf, by clang; without it the build says so and goes on.
 $(PROGRAMS): $(wildcard datapath/ebpf/programs/*)
 	@sh datapath/ebpf/programs/compile $(abspath $@)
+
+web: $(WEB)  ## the pages of the control plane, from web/, by Node.js
+
+# The source of all of them: without it, or with an older Node.js, it says so and goes on.
+$(WEB): $(wildcard web/*.json web/*.html web/*.ts web/public/*) $(shell find web/src -type f)
+	@tools/system-packages --optional node=nodejs npm=npm
+	@tools/web
+
+web-types: build  ## web/src/api/schema.ts again, after a change of the REST API
+	@tools/web-types
 
 # python-iptables has a C part and no wheels: the one package that needs a compiler, and only the tests use it.
 $(IPTABLES_STAMP): $(STAMP)
@@ -74,7 +85,7 @@ system-packages:  ## Debian packages that the demo and the tests use
 demo: build system-packages  ## servers and clients in namespaces, live tables, plots in out/
 	@tools/as-root $(BIN)/podlane demo --output out/demo.svg
 
-fleet-demo: build system-packages  ## a control plane and five agents, a canary that stays and one taken back; ARGS=--once
+fleet-demo: build web system-packages  ## a control plane and five agents, a canary that stays and one taken back; ARGS=--once
 	@tools/as-root $(BIN)/podlane fleet-demo $(ARGS)
 
 test: test-packages kafka test-environment lint  ## everything, real-kernel tests included
@@ -91,11 +102,11 @@ kafka: test-packages  ## Apache Kafka for the tests of publishing, from Maven Ce
 keycloak: test-packages
 	@tools/keycloak >/dev/null || [ $$? = 77 ]
 
-test-environment: build $(CNI_PLUGIN) $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP) keycloak
+test-environment: build web $(CNI_PLUGIN) $(IPTABLES_STAMP) $(BENCH_STAMP) $(FUZZ_STAMP) keycloak
 
 test-packages: system-packages
 	@tools/system-packages $(BENCH_PACKAGES) $(TEST_PACKAGES)
-	@tools/system-packages --optional chromium git=git go=golang-go javac=default-jdk-headless node=nodejs
+	@tools/system-packages --optional chromium git=git go=golang-go javac=default-jdk-headless node=nodejs npm=npm
 
 test-stock-kernel: build $(IPTABLES_STAMP) system-packages  ## the kernel tests that Debian's own kernel must pass, under emulation
 	@tools/as-root $(BIN)/python -m pytest -s -m 'nightly or not nightly' tests/stock $(PYTEST_ARGS)
@@ -118,7 +129,7 @@ istio-iptables:  ## Istio's programs that write its rules, for the tests of the 
 test-kube: build $(CNI_PLUGIN) system-packages kube-tools  ## injection by a real API server
 	@tools/as-root env $$(tools/kube-tools --env) $(BIN)/python -m pytest tests/kube $(PYTEST_ARGS)
 
-test-image: build  ## the container image, built and run by a container engine of its own
+test-image: build web  ## the container image, built and run by a container engine of its own
 	@tools/as-root $(BIN)/python -m pytest tests/image $(PYTEST_ARGS)
 
 kind-up: build  ## a kind cluster with Podlane's image in it; without any registry it builds the node image once (docs/how-to/kind.md)
@@ -131,7 +142,7 @@ kind-down:  ## the cluster's end, and its engine's
 test-kind: kind-up  ## the whole product in that cluster
 	@tools/as-root tools/kind-cluster exec $(BIN)/python -m pytest tests/kind $(PYTEST_ARGS)
 
-image:  ## the container images "podlane" and "podlane-control-plane", by a container engine of its own
+image: web  ## the container images "podlane" and "podlane-control-plane", by a container engine of its own
 	@tools/as-root tools/container-engine sh -ec 'docker build --network host --tag podlane . && \
 	  docker build --network host --file Dockerfile.control-plane --tag podlane-control-plane .'
 
@@ -172,4 +183,4 @@ constraints: build  ## pin what is installed now
 	   $(BIN)/pip freeze --all --exclude pip --exclude-editable; } > constraints.txt
 
 clean:
-	@rm -rf $(VENV) out build *.egg-info $(PROGRAMS)
+	@rm -rf $(VENV) out build *.egg-info $(PROGRAMS) control_plane/web_files web/node_modules

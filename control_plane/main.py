@@ -110,7 +110,13 @@ def serve(
             dependencies = [link.kafka] if link else []
             port = listener.getsockname()[1]
             url = _url(settings, port)
-            gate = Gate(plane, RefusalRecorder(plane), settings.rate_limit, users=_users(settings, store, url))
+            gate = Gate(
+                plane,
+                RefusalRecorder(plane),
+                settings.rate_limit,
+                users=_users(settings, store, url),
+                secure=(settings.public_url or url).startswith("https:"),
+            )
             config = uvicorn.Config(
                 create_app(
                     plane,

@@ -12,6 +12,7 @@ from control_plane.access.limits import RequestBuckets
 from control_plane.access.provider import IdentityProvider, KnownUser
 from control_plane.access.refusals import RefusalRecorder
 from control_plane.access.sessions import BrowserSessions
+from control_plane.access.token_sessions import TokenSessions
 from control_plane.domain.errors import TooManyError, UnauthenticatedError
 from control_plane.service import Caller, ControlPlane
 
@@ -42,19 +43,25 @@ class Users:
 
 @dataclass(slots=True)
 class Gate:
-    """Any thread may use it. ``requests``: how many a second one token may send; 0: any number."""
+    """Any thread may use it. ``requests``: how many a second one token may send; 0: any number.
+
+    ``secure``: whether browsers reach us by TLS, so that cookies may be sent by it alone.
+    """
 
     plane: ControlPlane
     recorder: RefusalRecorder
     requests: int
     clock: Callable[[], float] = time.monotonic
     users: Users | None = None
+    secure: bool = False
+    tokens: TokenSessions = field(init=False)
     _lock: Lock = field(default_factory=Lock)
     _callers: RequestBuckets = field(init=False)
     _strangers: RequestBuckets = field(init=False)
     _logins: RequestBuckets = field(init=False)
 
     def __post_init__(self) -> None:
+        self.tokens = TokenSessions(self.plane.store.sessions, time.time)
         self._callers = RequestBuckets(max(1, self.requests), max(1, self.requests) * _BURST)
         self._strangers = RequestBuckets(_FAILED_RATE, _FAILED_BURST)
         self._logins = RequestBuckets(_LOGIN_RATE, _LOGIN_BURST)
@@ -86,6 +93,8 @@ class Gate:
 
     def admit_session(self, text: str, address: str) -> Caller:
         """Whose session a cookie stands for. Raises what :meth:`admit` does."""
+        if self.tokens.owns(text):
+            return self._admit_token_session(text, address)
         try:
             if self.users is None:
                 raise UnauthenticatedError("There are no sessions here.", "Use a token.")
@@ -93,6 +102,14 @@ class Gate:
         except UnauthenticatedError:
             self.count_stranger(address)
             raise
+
+    def _admit_token_session(self, text: str, address: str) -> Caller:
+        token = self.tokens.token_of(text)
+        caller = None if token is None else self.plane.authenticate(token)
+        if caller is None:
+            self.count_stranger(address)
+            raise UnauthenticatedError("The session has ended, or its token was revoked.", "Sign in again.")
+        return caller
 
     def _caller(self, user: KnownUser) -> Caller:
         return Caller(user.author, lambda tenant: self.plane.role_of(user.groups, tenant))

@@ -50,7 +50,7 @@ class BrowserSessions:
         """Whose session it is. Raises :class:`UnauthenticatedError`."""
         with self._locks[_digest("lock", text)[0] % _LOCKS]:
             now = int(self._clock())
-            found = self._table.get(_id(text), now)
+            found = self._table.get(session_id(text), now)
             if found is None:
                 raise _ended()
             document = json.loads(found.document)
@@ -58,7 +58,7 @@ class BrowserSessions:
             return user if now < found.fresh_until else self._renewed(text, found, user, now)
 
     def _renewed(self, text: str, found: StoredSession, user: KnownUser, now: int) -> KnownUser:
-        token = _open(text, found.sealed)
+        token = opened(text, found.sealed)
         try:
             if not token:
                 raise _ended()
@@ -75,16 +75,16 @@ class BrowserSessions:
 
     def end(self, text: str) -> None:
         """End it here and, if the provider answers, there."""
-        found = self._table.get(_id(text), int(self._clock()))
+        found = self._table.get(session_id(text), int(self._clock()))
         if found is None:
             return
         self._table.remove(found.id)
-        if token := _open(text, found.sealed):
+        if token := opened(text, found.sealed):
             with suppress(ProviderError):
                 self._provider.revoke(token)
 
     def _put(self, text: str, user: KnownUser, refresh: str, now: int, end: int) -> None:
-        session = StoredSession(_id(text), json.dumps(asdict(user)), _sealed(text, refresh), now + _FRESH, end)
+        session = StoredSession(session_id(text), json.dumps(asdict(user)), sealed(text, refresh), now + _FRESH, end)
         self._table.put(session, now)
 
 
@@ -106,17 +106,20 @@ def _digest(purpose: str, text: str) -> bytes:
     return hashlib.sha256(f"podlane {purpose}\n{text}".encode()).digest()
 
 
-def _id(text: str) -> str:
+def session_id(text: str) -> str:
+    """What the database knows a session by."""
     return _digest("session", text).hex()
 
 
-def _sealed(text: str, secret: str) -> str:
+def sealed(text: str, secret: str) -> str:
+    """A secret that nobody can read but who has the text of the cookie."""
     nonce = secrets.token_bytes(12)
     return base64.b64encode(nonce + AESGCM(_digest("seal", text)).encrypt(nonce, secret.encode(), None)).decode()
 
 
-def _open(text: str, sealed: str) -> str:
-    content = base64.b64decode(sealed)
+def opened(text: str, secret: str) -> str:
+    """What :func:`sealed` has sealed."""
+    content = base64.b64decode(secret)
     return AESGCM(_digest("seal", text)).decrypt(content[:12], content[12:], None).decode()
 
 

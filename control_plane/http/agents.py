@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from control_plane.fleet.invitation import Invitation
 from control_plane.http.clusters import member_cluster
 from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWriting, permit
 from control_plane.http.documents import Asked, Happened, Page
-from control_plane.http.lists import AgentSort, read_page
+from control_plane.http.lists import AgentSort, Prefix, prefixed, read_page
 from control_plane.http.problems import responses
 from control_plane.http.tenants import CHANGES, existing
 from control_plane.read_models.listing import equal
@@ -163,13 +164,18 @@ def list_all_agents(
     sort: AgentSort = "node",
     state: Annotated[AgentState | None, Query(description="Only those in this state.")] = None,
     cluster: Annotated[str | None, Query(description="Only those of this cluster.", max_length=63)] = None,
+    node: Prefix = "",
 ) -> Page[AgentStateDocument]:
-    """Agents of all clusters, by cluster and node."""
+    """Agents of all clusters, by cluster and node.
+
+    `node`: only those whose names begin so.
+    """
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as found:
         existing(found)
     # What is no name could be one that a database refuses; an empty one is nobody's.
     filters = [] if cluster is None else [equal("cluster", cluster if is_name(cluster) else "")]
+    filters += prefixed("node", node)
     agents = fleet.agents(tenant)
 
     def wanted(row: Mapping[str, Any]) -> bool:
@@ -181,6 +187,47 @@ def list_all_agents(
         for row in rows
     ]
     return Page(items=items, next=following)
+
+
+class ClusterStates(BaseModel):
+    """How many agents of a cluster are in which state."""
+
+    cluster: str
+    agents: int
+    states: dict[AgentState, int]
+
+
+class AgentsSummary(BaseModel):
+    """All agents of a tenant, counted. ``versions`` are of those that have said one."""
+
+    agents: int
+    states: dict[AgentState, int]
+    clusters: list[ClusterStates]
+    versions: dict[str, int]
+
+
+@router.get("/agents/summary")
+def summarize_agents(plane: ThePlane, fleet: TheFleet, caller: TheCaller, tenant: str) -> AgentsSummary:
+    """How many there are, by state, cluster and version."""
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as found:
+        joined = {name: list(cluster.agents) for name, cluster in existing(found).clusters.items()}
+    agents = fleet.agents(tenant)
+    known = agents.agents
+    versions = Counter[str]()
+    clusters = []
+    for name, nodes in sorted(joined.items()):
+        counts = Counter[AgentState](dict.fromkeys(AgentState, 0))
+        for node in nodes:
+            status = known.get((name, node))
+            counts[agents.state(status)] += 1
+            if status is not None and status.version:
+                versions[status.version] += 1
+        clusters.append(ClusterStates(cluster=name, agents=len(nodes), states=counts))
+    total = {state: sum(each.states[state] for each in clusters) for state in AgentState}
+    return AgentsSummary(
+        agents=sum(total.values()), states=total, clusters=clusters, versions=dict(versions.most_common(20))
+    )
 
 
 @router.get("/clusters/{cluster}/agents/{node}")

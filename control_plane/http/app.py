@@ -33,6 +33,7 @@ from control_plane.http import (
 from control_plane.http.alerting import routes as alerts
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.http.refused import RefusalNotes
+from control_plane.http.web_files import WebFiles
 from control_plane.live import place
 from control_plane.live.place import LivePlace
 from control_plane.live.rows import DOCUMENTED
@@ -94,6 +95,7 @@ def create_app(
     for room in rooms:
         app.include_router(room.router)
     app.include_router(health.router_of(plane, dependencies))
+    app.router.default = WebFiles(app.router.not_found)
     install(app)
     app.add_middleware(_BodyLimit)
     app.add_middleware(RefusalNotes, plane, gate.recorder)

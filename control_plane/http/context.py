@@ -53,9 +53,10 @@ def address_of(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _caller(
-    request: Request, gate: TheGate, given: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Caller:
+TheCredentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+def _caller(request: Request, gate: TheGate, given: TheCredentials) -> Caller:
     cookie = request.cookies.get(SESSION_COOKIE)
     if given is None and cookie:
         caller = gate.admit_session(cookie, address_of(request))

@@ -49,6 +49,12 @@ class SessionDocument(BaseModel):
     csrf_token: str | None
 
 
+class SignInDocument(BaseModel):
+    """``provider``: whether ``/v1/login`` leads to an identity provider; else there are tokens alone."""
+
+    provider: bool
+
+
 class LogoutDocument(BaseModel):
     logout_url: str | None
 

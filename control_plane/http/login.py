@@ -12,8 +12,8 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from control_plane.access.gate import Users
 from control_plane.access.provider import Grant
 from control_plane.access.sessions import csrf_token
-from control_plane.domain.errors import UnauthenticatedError, UnknownSubjectError
-from control_plane.http.context import SESSION_COOKIE, TheCaller, TheGate, ThePlane, address_of
+from control_plane.domain.errors import NotAllowedError, UnauthenticatedError, UnknownSubjectError
+from control_plane.http.context import SESSION_COOKIE, TheCaller, TheCredentials, TheGate, ThePlane, address_of
 from control_plane.http.documents import (
     DeviceDocument,
     DeviceWish,
@@ -21,6 +21,7 @@ from control_plane.http.documents import (
     LogoutDocument,
     RefreshWish,
     SessionDocument,
+    SignInDocument,
 )
 from control_plane.http.problems import responses
 from control_plane.http.tenants import roles_of
@@ -80,6 +81,28 @@ def login_callback(
     return response
 
 
+@router.get("/sign-in")
+def get_sign_in(gate: TheGate) -> SignInDocument:
+    """How one may sign in here. Wants no token."""
+    return SignInDocument(provider=gate.users is not None)
+
+
+@router.post("/session", response_model=SessionDocument)
+def begin_session(plane: ThePlane, gate: TheGate, caller: TheCaller, given: TheCredentials) -> JSONResponse:
+    """Begin a session of this browser with a token of ours, which is sent once, as Bearer.
+
+    It lasts for twelve hours at most, and no longer than the token.
+    """
+    if given is None or not caller.token:
+        raise NotAllowedError("A session begins with a token of the control plane.", "Send one, or begin at /v1/login.")
+    text = gate.tokens.begin(given.credentials)
+    document = SessionDocument(author=caller.author, roles=roles_of(plane, caller), csrf_token=csrf_token(text))
+    response = JSONResponse(document.model_dump(mode="json"))
+    # Strict: no other page leads into a session. The page itself is not sent by it, only what the page asks for.
+    response.set_cookie(SESSION_COOKIE, text, path="/", secure=gate.secure, httponly=True, samesite="strict")
+    return response
+
+
 @router.get("/session")
 def get_session(request: Request, plane: ThePlane, caller: TheCaller) -> SessionDocument:
     """Who has logged in with this browser, and what its page has to send with every change, as X-CSRF-Token."""
@@ -94,7 +117,9 @@ def logout(request: Request, gate: TheGate, caller: TheCaller) -> JSONResponse: 
     """End the session, at the identity provider too. ``logout_url`` logs the browser out there."""
     text = request.cookies.get(SESSION_COOKIE, "")
     url = None
-    if gate.users is not None and text:
+    if gate.tokens.owns(text):
+        gate.tokens.end(text)
+    elif gate.users is not None and text:
         gate.users.sessions.end(text)
         if end := gate.users.provider.endpoint("end_session_endpoint"):
             query = {"client_id": gate.users.provider.settings.client_id, "post_logout_redirect_uri": gate.users.url}

@@ -49,6 +49,8 @@ class GrpcAgent:
         self.credentials = Credentials()
         self.state = DesiredState()
         self.token = ""
+        self.about: dict[str, Any] = {"version": "0.2.0", "kernel": "6.1"}
+        """Of the node, in its Hello."""
         self._to_send: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._stream: Any = None
 
@@ -71,13 +73,18 @@ class GrpcAgent:
         self._to_send = queue.SimpleQueue()
         with self.channel(credentials) as channel:
             self._stream = channel.stream_stream(CONNECT)(iter(self._to_send.get, None))
-            self.say(hello=Hello(version="0.2.0", kernel="6.1", revision=self.state.revision, hash=self.state.hash))
+            self.say(hello=Hello(**self.about, revision=self.state.revision, hash=self.state.hash))
             yield self
             self._to_send.put(None)
             self._stream.cancel()
 
     def say(self, **message: Any) -> None:
         self._to_send.put(FromAgent(**message).SerializeToString())
+
+    def hang_up(self) -> None:
+        """Whoever hears gets an error. Any thread may call it."""
+        if self._stream is not None:
+            self._stream.cancel()
 
     def hear(self) -> ToAgent:
         """The next message; what it desires is put into ``state``. Raises grpc.RpcError."""

@@ -1,0 +1,42 @@
+"""A small fleet in which everything occurs that pages show: for pictures, and for looking at every page."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from stage import Stage
+from waiting import until
+
+SHOP: Final[dict[str, Any]] = {
+    "total": "100Mbit",
+    "classes": [
+        {"name": "api", "rate": "20Mbit", "ceil": "60Mbit", "priority": 1,
+         "match": [{"sni": ["api.shop.example.com", "*.api.shop.example.com"]},
+                   {"host": ["api.shop.example.com"], "port": [80, "8000-8100"]}]},
+        {"name": "video", "rate": "25Mbit", "ceil": "70Mbit", "priority": 4,
+         "match": [{"sni": ["*.video.shop.example.com"]}]},
+        {"name": "web", "rate": "15Mbit", "ceil": "50Mbit", "priority": 3,
+         "match": [{"host": ["www.shop.example.com"]}, {"sni": ["cdn.shop.example.com"]}]},
+        {"name": "events", "rate": "10Mbit", "ceil": "30Mbit", "priority": 4,
+         "match": [{"host": ["events.shop.example.com"]}]},
+        {"name": "backup", "rate": "5Mbit", "ceil": "80Mbit", "priority": 7,
+         "match": [{"cidr": ["10.0.0.0/8"], "port": [873]}]},
+    ],
+}  # fmt: skip
+BATCH: Final[dict[str, Any]] = {
+    "total": "50Mbit",
+    "classes": [{"name": "sync", "rate": "10Mbit", "ceil": "40Mbit", "match": [{"port": [873, 22]}]}],
+}
+
+
+def dress(stage: Stage) -> None:
+    """Fill it: three clusters, agents in every state, policies in force, one on its way."""
+    stage.add_agents("fra1", [f"fra1-w{n:03}" for n in range(1, 22)])
+    stage.add_agents("ams2", [f"ams2-w{n:03}" for n in range(1, 13)])
+    stage.add_agents("iad1", [f"iad1-w{n:03}" for n in range(1, 7)], version="0.1.4", refuses="cdn.shop")
+    stage.add_agents("iad1", ["iad1-w007", "iad1-w008"], lazy=True)
+    for gone in stage.add_agents("ams2", ["ams2-w117"]):
+        until("its Hello", lambda: stage.api.ask("GET", "/v1/tenants/default/agents/summary")["states"]["away"] == 0)
+        gone.stop()
+    stage.api.publish("shared-lanes", SHOP)
+    stage.api.publish("batch", BATCH)

@@ -1,0 +1,211 @@
+"""A control plane as a process, and agents that speak to it by gRPC as real ones do: what pages are tried against."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx2 as httpx
+from fleet_client import GrpcAgent, pinned_root
+
+from fleet_api.agent_pb2 import Applied, Health, LaneSum, Report, WorkloadState
+from traffic_policy.policy_file import policy_from_document
+
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class SimulatedAgent:
+    """A node with Pods of each policy that there is: it takes what it is told, unless it is to fail."""
+
+    agent: GrpcAgent
+    version: str = "0.2.0"
+    pods: int = 12
+    fails: str = ""
+    """Why workloads cannot have policies, if they cannot."""
+    refuses: str = ""
+    """A word in policies which it cannot take; only revisions that have it fail."""
+    lazy: bool = False
+    """It never says that it has what it was told."""
+    failed: int = 0
+    stopped: threading.Event = field(default_factory=threading.Event)
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self) -> None:
+        self.agent.about = {
+            "version": self.version,
+            "kernel": "6.12.48+deb13-amd64",
+            "node_labels": {"kubernetes.io/arch": "amd64", "topology.kubernetes.io/zone": "a"},
+            "abilities": ["ebpf", "fq_codel", "htb", "ifb", "tproxy"],
+            "instance": "1",
+        }
+        thread = threading.Thread(target=self._listen, daemon=True)
+        thread.start()
+        self.threads.append(thread)
+
+    def stop(self) -> None:
+        self.stopped.set()
+        self.agent.hang_up()
+        for thread in self.threads:
+            thread.join(10)
+
+    def _listen(self) -> None:
+        try:
+            with self.agent.connected():
+                reporting = threading.Thread(target=self._report, daemon=True)
+                reporting.start()
+                while not self.stopped.is_set():
+                    message = self.agent.hear()
+                    if message.WhichOneof("message") == "desired" and not self.lazy:
+                        self._take()
+                reporting.join(5)
+        except grpc.RpcError:
+            if not self.stopped.is_set():
+                raise
+
+    def _take(self) -> None:
+        state = self.agent.state
+        failing = [
+            name
+            for name, policy in state.policies.items()
+            if self.fails or (self.refuses and self.refuses in policy.document)
+        ]
+        failures = [
+            WorkloadState(workload=f"shop/{name}-7d9f-{n}", state="failed", policy=name, reason=self.fails or REFUSED)
+            for name in failing
+            for n in range(2)
+        ]
+        self.failed = len(failures)
+        applied = Applied(
+            revision=state.revision,
+            hash=state.hash,
+            programmed=self.pods - len(failures),
+            failed=len(failures),
+            failures=failures,
+        )
+        self.agent.say(applied=applied)
+
+    def _report(self) -> None:
+        luck = random.Random(self.agent.node)
+        levels: dict[tuple[str, str], float] = {}
+        while not self.stopped.wait(1.0):
+            sums = [
+                each
+                for name, policy in self.agent.state.policies.items()
+                for each in lane_sums(name, policy.document, luck, levels)
+            ]
+            self.agent.say(report=Report(at=int(time.time() * 1000), interval_ms=1000, lanes=sums))
+            self.agent.say(
+                health=Health(cpu_ms=int(time.monotonic() * 9), memory_bytes=41 << 20, workloads=self.pods,
+                              programmed=self.pods - self.failed, failed=self.failed)
+            )  # fmt: skip
+
+
+REFUSED = "act_connmark is not loaded on the node. Load the module, or use datapath: relay."
+
+
+def lane_sums(name: str, document: str, luck: random.Random, levels: dict[tuple[str, str], float]) -> Iterator[LaneSum]:
+    """What twelve Pods might send in a second, within what the policy lets through."""
+    policy = policy_from_document(json.loads(document))
+    for lane in policy.resolved():
+        rate, ceil = lane.rate.bits_per_second, lane.ceil.bits_per_second
+        level = levels.get((name, lane.name), luck.uniform(0.2, 0.9))
+        level = min(1.0, max(0.05, level + luck.gauss(0, 0.04)))
+        levels[name, lane.name] = level
+        sent = int(min(ceil, rate + (ceil - rate) * 0.35) * level / 8)
+        full = level > 0.85
+        yield LaneSum(
+            policy=name, lane=lane.name, direction="egress", bytes=sent, packets=sent // 1200,
+            dropped=luck.randrange(3) if full else 0, overlimits=luck.randrange(40, 90) if full else 0,
+            backlog=luck.randrange(20_000, 90_000) if full else 0, workloads=1, rate=rate, ceil=ceil,
+        )  # fmt: skip
+
+
+class Api:
+    """The administrator's requests."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
+        answer = self.http.request(method, path, json=body, headers=headers)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def token(self, role: str, tenant: str = "default") -> str:
+        return str(self.ask("POST", f"/v1/tenants/{tenant}/tokens", {"role": role, "title": f"a {role}"})["token"])
+
+    def publish(
+        self, name: str, document: Mapping[str, Any], rollout: Any = None, selector: Mapping[str, str] | None = None
+    ) -> None:
+        place = f"/v1/tenants/default/policies/{name}"
+        self.ask("PUT", f"{place}/draft", {"document": document, "selector": selector or {"app": name}})
+        self.ask("POST", f"{place}/publish", {"rollout": rollout} if rollout else None)
+
+
+@dataclass
+class Stage:
+    """Everything that runs."""
+
+    url: str
+    token: str
+    agents_port: int
+    api: Api
+    stack: ExitStack
+    roots: bytes = b""
+    agents: dict[str, SimulatedAgent] = field(default_factory=dict)
+
+    def add_agents(self, cluster: str, names: list[str], **options: Any) -> list[SimulatedAgent]:
+        """Have them join and connect."""
+        self.api.ask("PUT", f"/v1/tenants/default/clusters/{cluster}")
+        made = []
+        for name in names:
+            token = self.api.ask("POST", f"/v1/tenants/default/clusters/{cluster}/join-tokens", {"node": name})["token"]
+            text, _, digest = token.partition(".")
+            self.roots = self.roots or pinned_root(self.agents_port, digest)
+            agent = GrpcAgent(self.agents_port, name)
+            agent.join(text, self.roots)
+            simulated = SimulatedAgent(agent, **options)
+            self.agents[name] = simulated
+            made.append(simulated)
+            simulated.start()
+            self.stack.callback(simulated.stop)
+        return made
+
+
+@contextmanager
+def open_stage(folder: Path, *options: str) -> Iterator[Stage]:
+    """A control plane with its database in a folder; everything ends with the block."""
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "podlane", "control-plane", "--state", str(folder / "state"), "--port", "0"]
+    command += ["--agents-port", "0", "--ready-fd", str(writer), "--rate-limit", "0", *options]
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT, pass_fds=[writer]
+        )  # fmt: skip
+    os.close(writer)
+    with process, os.fdopen(reader) as ready:
+        try:
+            port = ready.readline().strip()
+            assert port, (folder / "log").read_text()
+            agents_port = int(ready.readline())
+            assert process.stdout is not None
+            token = process.stdout.readline().strip()
+            url = f"http://127.0.0.1:{port}"
+            with ExitStack() as stack:
+                yield Stage(url, token, agents_port, Api(url, token), stack)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, (folder / "log").read_text()

@@ -1,0 +1,87 @@
+/** What pages read, by the keys under which it is kept. */
+import { infiniteQueryOptions, keepPreviousData, queryOptions } from '@tanstack/react-query';
+import { api, body, type Schemas, setCsrfToken } from './client';
+import type { paths } from './schema';
+
+export type Session = Schemas['SessionDocument'];
+export type AgentState = Schemas['AgentState'];
+export type Role = Schemas['Role'];
+export type AgentSort = NonNullable<
+  NonNullable<paths['/v1/tenants/{tenant}/agents']['get']['parameters']['query']>['sort']
+>;
+
+const PAGE = 200;
+/** Milliseconds between looks at what changes by itself. */
+export const LOOK = 2000;
+
+export const signInWays = queryOptions({
+  queryKey: ['sign-in'],
+  queryFn: () => body(api.GET('/v1/sign-in')),
+  staleTime: Number.POSITIVE_INFINITY,
+});
+
+export const session = queryOptions({
+  queryKey: ['session'],
+  queryFn: async () => {
+    const found = await body(api.GET('/v1/session'));
+    setCsrfToken(found.csrf_token);
+    return found;
+  },
+  staleTime: 60_000,
+  retry: false,
+});
+
+export const tenants = queryOptions({
+  queryKey: ['tenants'],
+  queryFn: () => body(api.GET('/v1/tenants', { params: { query: { limit: 1000 } } })),
+  staleTime: 60_000,
+});
+
+export const agentsSummary = (tenant: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'agents', 'summary'],
+    queryFn: () => body(api.GET('/v1/tenants/{tenant}/agents/summary', { params: { path: { tenant } } })),
+    refetchInterval: LOOK,
+  });
+
+export interface AgentsAsked {
+  state?: AgentState;
+  cluster?: string;
+  node?: string;
+  sort?: AgentSort;
+}
+
+export const agents = (tenant: string, asked: AgentsAsked) =>
+  infiniteQueryOptions({
+    queryKey: ['t', tenant, 'agents', 'list', asked],
+    queryFn: ({ pageParam }) =>
+      body(
+        api.GET('/v1/tenants/{tenant}/agents', {
+          params: { path: { tenant }, query: { ...asked, limit: PAGE, cursor: pageParam } },
+        }),
+      ),
+    initialPageParam: '',
+    getNextPageParam: (last) => last.next,
+    placeholderData: keepPreviousData,
+    // All pages are read again: with many of them that would be more than anybody looks at.
+    refetchInterval: (query) => ((query.state.data?.pages.length ?? 0) <= 2 ? LOOK : false),
+  });
+
+export const agent = (tenant: string, cluster: string, node: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'agents', 'one', cluster, node],
+    queryFn: () =>
+      body(
+        api.GET('/v1/tenants/{tenant}/clusters/{cluster}/agents/{node}', {
+          params: { path: { tenant, cluster, node } },
+        }),
+      ),
+    refetchInterval: LOOK,
+  });
+
+export const clusters = (tenant: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'clusters'],
+    queryFn: () =>
+      body(api.GET('/v1/tenants/{tenant}/clusters', { params: { path: { tenant }, query: { limit: 1000 } } })),
+  });

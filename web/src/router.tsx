@@ -1,0 +1,116 @@
+/** All pages, and what their addresses hold: a filter or a chosen row is in the address, so that it can be sent to others. */
+import { QueryCache, QueryClient } from '@tanstack/react-query';
+import {
+  createRootRoute,
+  createRoute,
+  createRouter,
+  lazyRouteComponent,
+  Outlet,
+  redirect,
+} from '@tanstack/react-router';
+import { Problem } from './api/client';
+import { type AgentSort, type AgentState, session, tenants } from './api/queries';
+import { Failed, NotFound } from './shell/Failed';
+
+export const queries: QueryClient = new QueryClient({
+  queryCache: new QueryCache({
+    onError(error) {
+      if (error instanceof Problem && error.status === 401) {
+        const here = router.state.location;
+        if (here.pathname !== '/sign-in') void router.navigate({ to: '/sign-in', search: { next: here.href } });
+      }
+    },
+  }),
+  defaultOptions: {
+    queries: {
+      staleTime: 1000,
+      retry: (failures, error) =>
+        failures < 2 && !(error instanceof Problem && error.status >= 400 && error.status < 500),
+    },
+  },
+});
+
+const root = createRootRoute({ component: Outlet, notFoundComponent: NotFound, errorComponent: Failed });
+
+const signIn = createRoute({
+  getParentRoute: () => root,
+  path: '/sign-in',
+  validateSearch: (search): { next?: string } => text(search, 'next'),
+  component: lazyRouteComponent(() => import('./pages/SignIn'), 'SignIn'),
+});
+
+const start = createRoute({
+  getParentRoute: () => root,
+  path: '/',
+  beforeLoad: async () => {
+    await signedIn('/');
+    const found = await queries.ensureQueryData(tenants);
+    const first = found.items.find((each) => each.name !== 'platform') ?? found.items[0];
+    if (first) throw redirect({ to: '/t/$tenant', params: { tenant: first.name }, replace: true });
+  },
+  component: lazyRouteComponent(() => import('./pages/SignIn'), 'NoTenant'),
+});
+
+const tenant = createRoute({
+  getParentRoute: () => root,
+  path: '/t/$tenant',
+  beforeLoad: ({ location }) => signedIn(location.href),
+  component: lazyRouteComponent(() => import('./shell/Shell'), 'Shell'),
+});
+
+const fleet = createRoute({
+  getParentRoute: () => tenant,
+  path: 'fleet',
+  validateSearch: (
+    search,
+  ): { state?: AgentState; cluster?: string; node?: string; sort?: AgentSort; agent?: string } => ({
+    ...oneOf(search, 'state', ['in-sync', 'behind', 'failed', 'away']),
+    ...oneOf(search, 'sort', ['node', '-node', 'joined', '-joined']),
+    ...text(search, 'cluster'),
+    ...text(search, 'node'),
+    ...text(search, 'agent'),
+  }),
+  component: lazyRouteComponent(() => import('./pages/Fleet'), 'Fleet'),
+});
+
+export const router = createRouter({
+  routeTree: root.addChildren([signIn, start, tenant.addChildren([fleet])]),
+  defaultPreload: 'intent',
+  defaultErrorComponent: Failed,
+  defaultNotFoundComponent: NotFound,
+  scrollRestoration: true,
+});
+
+declare module '@tanstack/react-router' {
+  interface Register {
+    router: typeof router;
+  }
+}
+
+async function signedIn(next: string): Promise<void> {
+  try {
+    await queries.ensureQueryData(session);
+  } catch (error) {
+    if (error instanceof Problem && error.status === 401) {
+      throw redirect({ to: '/sign-in', search: next === '/' ? {} : { next } });
+    }
+    throw error;
+  }
+}
+
+/** A key of the address that is some text, if it is there. */
+function text<K extends string>(search: Record<string, unknown>, key: K): { [key in K]?: string } {
+  const value = search[key];
+  return typeof value === 'string' || typeof value === 'number'
+    ? ({ [key]: String(value) } as { [key in K]?: string })
+    : {};
+}
+
+function oneOf<const K extends string, const V extends string>(
+  search: Record<string, unknown>,
+  key: K,
+  values: V[],
+): { [key in K]?: V } {
+  const value = search[key] as V;
+  return values.includes(value) ? ({ [key]: value } as { [key in K]?: V }) : {};
+}

@@ -1,0 +1,303 @@
+/** What is around every page of a tenant: navigation, whose tenant it is, who one is, and the keyboard. */
+import { Menu, useComputedColorScheme, useMantineColorScheme } from '@mantine/core';
+import {
+  IconCheck,
+  IconChevronDown,
+  IconDots,
+  IconHelp,
+  IconLogout,
+  IconMoon,
+  IconSearch,
+  IconSun,
+} from '@tabler/icons-react';
+import { useQuery } from '@tanstack/react-query';
+import { Link, Outlet, useNavigate } from '@tanstack/react-router';
+import { useCallback, useRef, useState } from 'react';
+import { agentsSummary, tenants } from '../api/queries';
+import { count } from '../parts/format';
+import { useRole, useTenant } from '../parts/hooks';
+import { Dialog } from '../parts/overlays';
+import { Logo } from '../parts/parts';
+import { LANGUAGES, type Language, useLanguage, useTexts } from '../text/language';
+import { moveFocus, useKeys } from './keys';
+import { Palette } from './Palette';
+import { PAGES } from './pages';
+import { signOut } from './signOut';
+
+/** Milliseconds in which the letter after `g` must come. */
+const SOON = 1500;
+const AT_BOTTOM = 4;
+
+export function Shell() {
+  const t = useTexts();
+  const tenant = useTenant();
+  const navigate = useNavigate();
+  const { setColorScheme } = useMantineColorScheme();
+  const scheme = useComputedColorScheme('light', { getInitialValueInEffect: false });
+  const [palette, setPalette] = useState(false);
+  const [help, setHelp] = useState(false);
+  const gone = useRef(0);
+  const toggle = useCallback(() => setColorScheme(scheme === 'dark' ? 'light' : 'dark'), [scheme, setColorScheme]);
+  useKeys(
+    useCallback(
+      (event, writing) => {
+        if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === 'k') {
+          event.preventDefault();
+          setPalette(true);
+          return;
+        }
+        if (writing || event.ctrlKey || event.metaKey || event.altKey) return;
+        const page = PAGES.find((each) => each.key === event.key);
+        if (page && Date.now() - gone.current < SOON) {
+          gone.current = 0;
+          void navigate({ to: page.to, params: { tenant } });
+        } else if (event.key === 'g') gone.current = Date.now();
+        else if (event.key === '?') setHelp(true);
+        else if (event.key === '/') {
+          event.preventDefault();
+          setPalette(true);
+        } else if (event.key === 'j' || event.key === 'k') moveFocus(event.key === 'j' ? 1 : -1);
+        else if (event.key === 't') toggle();
+      },
+      [navigate, tenant, toggle],
+    ),
+  );
+  return (
+    <div className="shell">
+      <a className="skip" href="#content">
+        {t.nav.skip}
+      </a>
+      <Rail />
+      <header className="top">
+        <TenantPick />
+        <button type="button" className="find" onClick={() => setPalette(true)}>
+          <IconSearch size={16} aria-hidden />
+          <span>{t.top.find}</span>
+          <kbd>Ctrl K</kbd>
+        </button>
+        <RolePill />
+        <button
+          type="button"
+          className="btn plain"
+          onClick={toggle}
+          aria-label={scheme === 'dark' ? t.top.light : t.top.dark}
+          title={scheme === 'dark' ? t.top.light : t.top.dark}
+        >
+          {scheme === 'dark' ? <IconSun size={18} /> : <IconMoon size={18} />}
+        </button>
+        <button
+          type="button"
+          className="btn plain wide"
+          onClick={() => setHelp(true)}
+          aria-label={t.top.help}
+          title={t.top.help}
+        >
+          <IconHelp size={18} />
+        </button>
+        <Account />
+      </header>
+      <main id="content" tabIndex={-1}>
+        <Outlet />
+      </main>
+      <Bottom />
+      <Palette opened={palette} close={() => setPalette(false)} toggleTheme={toggle} />
+      {help && <Help close={() => setHelp(false)} />}
+    </div>
+  );
+}
+
+function Rail() {
+  const t = useTexts();
+  const tenant = useTenant();
+  const summary = useQuery(agentsSummary(tenant));
+  const connected = summary.data ? summary.data.agents - (summary.data.states.away ?? 0) : 0;
+  return (
+    <nav className="rail" aria-label={t.nav.main}>
+      <div className="brand">
+        <Logo />
+        Podlane
+      </div>
+      {PAGES.map((page, at) => (
+        <RailLink key={page.name} page={page} before={page.group !== PAGES[at - 1]?.group && page.group !== 'main'} />
+      ))}
+      <div className="foot num">
+        {summary.data &&
+          (summary.data.agents ? t.nav.online(count(connected), count(summary.data.agents)) : t.nav.noAgents)}
+      </div>
+    </nav>
+  );
+}
+
+function RailLink({ page, before }: { page: (typeof PAGES)[number]; before: boolean }) {
+  const t = useTexts();
+  const tenant = useTenant();
+  return (
+    <>
+      {before && <div className="section">{t.nav.organisation}</div>}
+      <Link
+        to={page.to}
+        params={{ tenant }}
+        activeOptions={{ exact: isStart(page.to), includeSearch: false }}
+        activeProps={{ className: 'active' }}
+      >
+        <page.icon size={17} stroke={1.8} aria-hidden />
+        {t.nav[page.name]}
+      </Link>
+    </>
+  );
+}
+
+/** On a small screen: the first pages, and a menu of the others. */
+function Bottom() {
+  const t = useTexts();
+  const tenant = useTenant();
+  return (
+    <nav className="bottom" aria-label={t.nav.main}>
+      {PAGES.slice(0, AT_BOTTOM).map((page) => (
+        <Link
+          key={page.name}
+          to={page.to}
+          params={{ tenant }}
+          activeOptions={{ exact: isStart(page.to), includeSearch: false }}
+          activeProps={{ className: 'active' }}
+        >
+          <page.icon size={20} stroke={1.8} aria-hidden />
+          {t.nav[page.name]}
+        </Link>
+      ))}
+      {PAGES.length > AT_BOTTOM && (
+        <Menu position="top-end" shadow="md">
+          <Menu.Target>
+            <button type="button">
+              <IconDots size={20} stroke={1.8} aria-hidden />
+              {t.nav.more}
+            </button>
+          </Menu.Target>
+          <Menu.Dropdown>
+            {PAGES.slice(AT_BOTTOM).map((page) => (
+              <Menu.Item
+                key={page.name}
+                leftSection={<page.icon size={17} />}
+                renderRoot={(props) => <Link to={page.to} params={{ tenant }} {...props} />}
+              >
+                {t.nav[page.name]}
+              </Menu.Item>
+            ))}
+          </Menu.Dropdown>
+        </Menu>
+      )}
+    </nav>
+  );
+}
+
+function TenantPick() {
+  const t = useTexts();
+  const tenant = useTenant();
+  const found = useQuery(tenants);
+  const title = found.data?.items.find((each) => each.name === tenant)?.title;
+  return (
+    <Menu position="bottom-start" shadow="md" width={260}>
+      <Menu.Target>
+        <button type="button" className="pick" aria-label={`${t.top.tenant}: ${tenant}`}>
+          <i />
+          <span className="cut">{tenant}</span>
+          {title && (
+            <span className="cut wide" style={{ color: 'var(--ink3)', fontWeight: 500 }}>
+              {title}
+            </span>
+          )}
+          <IconChevronDown size={14} aria-hidden style={{ flex: 'none' }} />
+        </button>
+      </Menu.Target>
+      <Menu.Dropdown>
+        {(found.data?.items ?? []).map((each) => (
+          <Menu.Item
+            key={each.name}
+            renderRoot={(props) => <Link to="/t/$tenant/fleet" params={{ tenant: each.name }} {...props} />}
+            rightSection={each.name === tenant ? <IconCheck size={15} /> : undefined}
+          >
+            <b>{each.name}</b> <span className="sub">{each.title}</span>
+          </Menu.Item>
+        ))}
+      </Menu.Dropdown>
+    </Menu>
+  );
+}
+
+function RolePill() {
+  const t = useTexts();
+  const { role } = useRole();
+  return (
+    <span className="pill wide" title={t.top.role}>
+      {t.roles[role ?? 'none']}
+    </span>
+  );
+}
+
+function Account() {
+  const { t, language, speak } = useLanguage();
+  const { author } = useRole();
+  return (
+    <Menu position="bottom-end" shadow="md" width={260}>
+      <Menu.Target>
+        <button type="button" className="avatar" title={t.top.account(author)}>
+          {initials(author)}
+          <span className="hidden">{t.top.account(author)}</span>
+        </button>
+      </Menu.Target>
+      <Menu.Dropdown>
+        <Menu.Label>
+          {t.top.signedInAs} <span className="mono">{author}</span>
+        </Menu.Label>
+        <Menu.Label>{t.top.language}</Menu.Label>
+        {(Object.keys(LANGUAGES) as Language[]).map((each) => (
+          <Menu.Item
+            key={each}
+            lang={each}
+            onClick={() => speak(each)}
+            rightSection={each === language ? <IconCheck size={15} /> : undefined}
+          >
+            {LANGUAGES[each]}
+          </Menu.Item>
+        ))}
+        <Menu.Divider />
+        <Menu.Item leftSection={<IconLogout size={16} />} onClick={() => void signOut()}>
+          {t.top.signOut}
+        </Menu.Item>
+      </Menu.Dropdown>
+    </Menu>
+  );
+}
+
+function initials(author: string): string {
+  const words = author.split(/[^\p{L}\p{N}]+/u).filter(Boolean);
+  return ((words[0]?.[0] ?? '?') + (words[1]?.[0] ?? '')).toUpperCase();
+}
+
+function Help({ close }: { close: () => void }) {
+  const t = useTexts();
+  const keys: [string, string][] = [
+    ['Ctrl K', t.keys.palette],
+    ['j  k', t.keys.move],
+    ['p', t.keys.pause],
+    ['t', t.keys.theme],
+    ['?', t.keys.help],
+    ...PAGES.map((page): [string, string] => [`g ${page.key}`, t.nav[page.name]]),
+  ];
+  return (
+    <Dialog title={t.keys.title} close={close}>
+      <dl className="facts" style={{ gridTemplateColumns: '80px 1fr' }}>
+        {keys.map(([key, told]) => (
+          <div key={key} style={{ display: 'contents' }}>
+            <dt>
+              <kbd>{key}</kbd>
+            </dt>
+            <dd>{told}</dd>
+          </div>
+        ))}
+      </dl>
+    </Dialog>
+  );
+}
+
+const isStart = (path: string) => path === '/t/$tenant';

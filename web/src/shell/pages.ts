@@ -1,0 +1,7 @@
+import { IconCloudCog } from '@tabler/icons-react';
+import type { Texts } from '../text/en';
+
+/** The pages of a tenant: where they are, and the key that follows `g`. */
+export const PAGES = [{ name: 'fleet', to: '/t/$tenant/fleet', key: 'f', icon: IconCloudCog, group: 'main' }] as const;
+
+export type PageName = (typeof PAGES)[number]['name'] & keyof Texts['nav'];
