@@ -40,3 +40,11 @@ def dress(stage: Stage) -> None:
         gone.stop()
     stage.api.publish("shared-lanes", SHOP)
     stage.api.publish("batch", BATCH)
+    stage.api.ask(
+        "PUT",
+        "/v1/tenants/default/policies/shared-lanes/draft",
+        {"document": {**SHOP, "classes": [
+            {**SHOP["classes"][0], "rate": "30Mbit"}, *SHOP["classes"][1:2],
+            {**SHOP["classes"][2], "ceil": "40Mbit"}, *SHOP["classes"][3:]]},
+         "selector": {"app": "shared-lanes"}},
+    )  # fmt: skip

@@ -73,8 +73,32 @@ const fleet = createRoute({
   component: lazyRouteComponent(() => import('./pages/Fleet'), 'Fleet'),
 });
 
+const policies = createRoute({
+  getParentRoute: () => tenant,
+  path: 'policies',
+  validateSearch: (search): { name?: string; draft?: boolean; in_force?: boolean } => ({
+    ...text(search, 'name'),
+    ...yes(search, 'draft'),
+    ...yes(search, 'in_force'),
+  }),
+  component: lazyRouteComponent(() => import('./pages/Policies'), 'Policies'),
+});
+
+const policy = createRoute({
+  getParentRoute: () => tenant,
+  path: 'policies/$policy',
+  validateSearch: (search): { tab?: 'yaml' | 'history' } => oneOf(search, 'tab', ['yaml', 'history']),
+  component: lazyRouteComponent(() => import('./pages/Policy'), 'Policy'),
+});
+
+const rollout = createRoute({
+  getParentRoute: () => tenant,
+  path: 'rollouts/$policy',
+  component: lazyRouteComponent(() => import('./pages/Rollout'), 'Rollout'),
+});
+
 export const router = createRouter({
-  routeTree: root.addChildren([signIn, start, tenant.addChildren([fleet])]),
+  routeTree: root.addChildren([signIn, start, tenant.addChildren([policies, policy, rollout, fleet])]),
   defaultPreload: 'intent',
   defaultErrorComponent: Failed,
   defaultNotFoundComponent: NotFound,
@@ -113,4 +137,8 @@ function oneOf<const K extends string, const V extends string>(
 ): { [key in K]?: V } {
   const value = search[key] as V;
   return values.includes(value) ? ({ [key]: value } as { [key in K]?: V }) : {};
+}
+
+function yes<const K extends string>(search: Record<string, unknown>, key: K): { [key in K]?: boolean } {
+  return search[key] === true ? ({ [key]: true } as { [key in K]?: boolean }) : {};
 }

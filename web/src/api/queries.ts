@@ -85,3 +85,62 @@ export const clusters = (tenant: string) =>
     queryFn: () =>
       body(api.GET('/v1/tenants/{tenant}/clusters', { params: { path: { tenant }, query: { limit: 1000 } } })),
   });
+
+export interface PoliciesAsked {
+  name?: string;
+  draft?: boolean;
+  in_force?: boolean;
+}
+
+export const policies = (tenant: string, asked: PoliciesAsked = {}) =>
+  infiniteQueryOptions({
+    queryKey: ['t', tenant, 'policies', asked],
+    queryFn: ({ pageParam }) =>
+      body(
+        api.GET('/v1/tenants/{tenant}/policies', {
+          params: { path: { tenant }, query: { ...asked, limit: PAGE, cursor: pageParam } },
+        }),
+      ),
+    initialPageParam: '',
+    getNextPageParam: (last) => last.next,
+    placeholderData: keepPreviousData,
+    refetchInterval: (query) => ((query.state.data?.pages.length ?? 0) <= 2 ? LOOK : false),
+  });
+
+export const policy = (tenant: string, name: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'policy', name],
+    queryFn: () =>
+      body(api.GET('/v1/tenants/{tenant}/policies/{policy}', { params: { path: { tenant, policy: name } } })),
+    refetchInterval: LOOK,
+  });
+
+export const revisions = (tenant: string, name: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'policy', name, 'revisions'],
+    queryFn: () =>
+      body(
+        api.GET('/v1/tenants/{tenant}/policies/{policy}/revisions', {
+          params: { path: { tenant, policy: name }, query: { sort: '-revision', limit: 200 } },
+        }),
+      ),
+  });
+
+/** What happened to something, the newest first. */
+export const eventsOf = (tenant: string, subject: string, limit = 200) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'events', subject, limit],
+    queryFn: () =>
+      body(
+        api.GET('/v1/tenants/{tenant}/events', {
+          params: { path: { tenant }, query: { subject, sort: '-position', limit } },
+        }),
+      ),
+  });
+
+export const figures = (tenant: string, seconds: number, name?: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'figures', seconds, name ?? ''],
+    queryFn: () =>
+      body(api.GET('/v1/tenants/{tenant}/figures', { params: { path: { tenant }, query: { seconds, policy: name } } })),
+  });

@@ -1,5 +1,5 @@
 import { Modal } from '@mantine/core';
-import { IconMoon, IconServer2 } from '@tabler/icons-react';
+import { IconMoon, IconServer2, IconStack2 } from '@tabler/icons-react';
 import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { useNavigate } from '@tanstack/react-router';
 import { type ReactNode, useId, useMemo, useState } from 'react';
@@ -75,6 +75,15 @@ function Finder({ close, toggleTheme }: { close: () => void; toggleTheme: () => 
       go: () => void navigate({ to: page.to, params: { tenant } }),
     }));
     if (wanted && found.data) {
+      for (const each of found.data.policies) {
+        made.push({
+          id: `policy ${each.name}`,
+          group: t.keys.policies,
+          icon: <IconStack2 size={17} />,
+          text: each.name,
+          go: () => void navigate({ to: '/t/$tenant/policies/$policy', params: { tenant, policy: each.name } }),
+        });
+      }
       for (const each of found.data.agents) {
         made.push({
           id: `agent ${each.cluster}/${each.node}`,

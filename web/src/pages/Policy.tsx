@@ -1,0 +1,422 @@
+import { Menu } from '@mantine/core';
+import { IconArrowBackUp, IconArrowForwardUp, IconDeviceFloppy, IconDots } from '@tabler/icons-react';
+import { keepPreviousData, useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
+import { getRouteApi, Link } from '@tanstack/react-router';
+import { useCallback, useEffect, useMemo, useState } from 'react';
+import { api, body, Problem, type Schemas } from '../api/client';
+import { figures, policy as policyQuery } from '../api/queries';
+import { useRole, useSettled, useTenant } from '../parts/hooks';
+import { Fresh, Page, ProblemNote, ReadOnly, Skeleton } from '../parts/parts';
+import { useKeys } from '../shell/keys';
+import { useTexts } from '../text/language';
+import { ConflictDialog } from './policy/ConflictDialog';
+import { Diff, textOf } from './policy/Diff';
+import { History } from './policy/History';
+import { Lanes } from './policy/Lanes';
+import { busiest, changesSince, labelsOf, labelWords, type PolicyDoc, placed, same } from './policy/model';
+import { RemoveDialog } from './policy/RemoveDialog';
+import { RollOutDialog } from './policy/RollOutDialog';
+import { useEditor, type Written } from './policy/useEditor';
+import { YamlEditor } from './policy/YamlEditor';
+
+const route = getRouteApi('/t/$tenant/policies/$policy');
+type Found = Schemas['PolicyDocument'];
+
+export function Policy() {
+  const t = useTexts();
+  const tenant = useTenant();
+  const { policy: name } = route.useParams();
+  const query = useQuery(policyQuery(tenant, name));
+  return (
+    <Fresh query={query}>
+      {query.data ? (
+        <Editor key={`${tenant}/${name}`} found={query.data} />
+      ) : (
+        <Page title={name} crumbs={<span>{t.policies.title}</span>}>
+          <Skeleton width="100%" height={480} />
+        </Page>
+      )}
+    </Fresh>
+  );
+}
+
+function writtenOf(content: Schemas['ContentDocument'] | null): Written | null {
+  return content && { doc: content.document as PolicyDoc, selector: content.selector };
+}
+
+function startOf(found: Found): Written {
+  return writtenOf(found.draft ?? found.in_force) ?? { doc: { total: '100Mbit', classes: [] }, selector: {} };
+}
+
+function Editor({ found }: { found: Found }) {
+  const t = useTexts();
+  const e = t.editor;
+  const tenant = useTenant();
+  const queries = useQueryClient();
+  const { role, may } = useRole();
+  const { tab = 'lanes' } = route.useSearch();
+  const { name } = found;
+  const editor = useEditor(found.version, startOf(found));
+  const { now, dirty, write, dispatch } = editor;
+  const [conflict, setConflict] = useState<Found | undefined>();
+  const [rollingOut, setRollingOut] = useState(false);
+  const [removing, setRemoving] = useState(false);
+  const readOnly = !may('editor');
+  const inForce = writtenOf(found.in_force);
+
+  const checked = useSettled(now.doc, 250);
+  const check = useQuery({
+    queryKey: ['validate', JSON.stringify(checked)],
+    queryFn: () => body(api.POST('/v1/validate', { body: { document: checked as Record<string, unknown> } })),
+    placeholderData: keepPreviousData,
+    staleTime: Number.POSITIVE_INFINITY,
+    retry: (failures, error) => failures < 2 && !(error instanceof Problem && error.status === 422),
+  });
+  const refused = check.error instanceof Problem && check.error.status === 422 ? check.error : undefined;
+  const problems = useMemo(() => (refused?.problems ?? []).map(placed), [refused]);
+  const busy = useBusy(name);
+
+  // What others have saved is taken over where nothing is lost by it.
+  useEffect(() => {
+    if (found.version === editor.version) return;
+    const saved = startOf(found);
+    if (!dirty || same(saved, now)) dispatch({ do: 'based', version: found.version, saved, take: true });
+  }, [found, editor.version, dirty, now, dispatch]);
+
+  const keep = useCallback(
+    (answer: Found) => {
+      queries.setQueryData(policyQuery(tenant, name).queryKey, answer);
+      dispatch({ do: 'based', version: answer.version, saved: startOf(answer), take: false });
+    },
+    [queries, tenant, name, dispatch],
+  );
+  const conflicting = async (error: Error) => {
+    if (!(error instanceof Problem) || error.status !== 412) return;
+    setConflict(await queries.fetchQuery({ ...policyQuery(tenant, name), staleTime: 0 }));
+  };
+  const params = { path: { tenant, policy: name }, header: { 'if-match': `"${editor.version}"` } };
+  const save = useMutation({
+    mutationFn: async () =>
+      (await body(
+        api.PUT('/v1/tenants/{tenant}/policies/{policy}/draft', {
+          params,
+          body: { document: now.doc as Record<string, unknown>, selector: now.selector },
+        }),
+      )) as Found,
+    onSuccess: keep,
+    onError: conflicting,
+  });
+  const discard = useMutation({
+    mutationFn: async () =>
+      (await body(api.DELETE('/v1/tenants/{tenant}/policies/{policy}/draft', { params }))) as Found,
+    onSuccess: (answer) => {
+      queries.setQueryData(policyQuery(tenant, name).queryKey, answer);
+      // Undo brings back what was written.
+      dispatch({ do: 'based', version: answer.version, saved: startOf(answer), take: true });
+    },
+    onError: conflicting,
+  });
+  const failed = [save.error, discard.error].find(
+    (error) => error && !(error instanceof Problem && error.status === 412),
+  );
+
+  useKeys(
+    useCallback(
+      (event, writing) => {
+        if (!(event.ctrlKey || event.metaKey)) return;
+        const key = event.key.toLowerCase();
+        if (key === 's') {
+          event.preventDefault();
+          if (dirty && !readOnly) save.mutate();
+        } else if (key === 'z' && !writing) {
+          event.preventDefault();
+          dispatch({ do: event.shiftKey ? 'redo' : 'undo' });
+        }
+      },
+      [dirty, readOnly, save, dispatch],
+    ),
+  );
+  // A page that is left takes with it what is written and not saved.
+  useEffect(() => {
+    if (!dirty) return;
+    const ask = (event: BeforeUnloadEvent) => event.preventDefault();
+    window.addEventListener('beforeunload', ask);
+    return () => window.removeEventListener('beforeunload', ask);
+  }, [dirty]);
+
+  const changes = inForce ? changesSince(now.doc, inForce.doc) + (same(now.selector, inForce.selector) ? 0 : 1) : 0;
+  const differs = !inForce || changes > 0;
+  const ready = !refused && !check.isFetching && same(checked, now.doc);
+  const stale = found.version !== editor.version && dirty;
+  return (
+    <Page
+      crumbs={
+        <>
+          <Link to="/t/$tenant/policies" params={{ tenant }}>
+            {t.policies.title}
+          </Link>
+          / <span>{name}</span>
+        </>
+      }
+      title={
+        <>
+          {name}
+          {differs ? (
+            <span className="pill accent">{e.draftOn(changes, found.revision)}</span>
+          ) : (
+            <span className="pill ok">{e.sameAs(found.revision)}</span>
+          )}
+        </>
+      }
+      sub={differs && (dirty ? e.unsaved : e.saved)}
+      actions={
+        !readOnly && (
+          <>
+            <button
+              type="button"
+              className="btn"
+              disabled={editor.past.length === 0}
+              onClick={() => dispatch({ do: 'undo' })}
+            >
+              <IconArrowBackUp size={16} />
+              {e.undo}
+            </button>
+            <button
+              type="button"
+              className="btn wide"
+              disabled={editor.future.length === 0}
+              onClick={() => dispatch({ do: 'redo' })}
+              aria-label={e.redo}
+              title={e.redo}
+            >
+              <IconArrowForwardUp size={16} />
+            </button>
+            <button type="button" className="btn" disabled={!dirty || save.isPending} onClick={() => save.mutate()}>
+              <IconDeviceFloppy size={16} />
+              {e.save}
+            </button>
+            {refused && <span className="pill bad">{e.problems(Math.max(1, problems.length))}</span>}
+            {may('operator') && (
+              <button
+                type="button"
+                className="btn primary"
+                disabled={!ready || !differs}
+                onClick={() => setRollingOut(true)}
+              >
+                {e.review}
+              </button>
+            )}
+            <Menu position="bottom-end" shadow="md">
+              <Menu.Target>
+                <button type="button" className="btn plain" aria-label={t.nav.more}>
+                  <IconDots size={18} />
+                </button>
+              </Menu.Target>
+              <Menu.Dropdown>
+                <Menu.Item disabled={!found.draft} onClick={() => discard.mutate()}>
+                  {e.discard}
+                </Menu.Item>
+                {may('operator') && (
+                  <Menu.Item color="red" disabled={!found.in_force} onClick={() => setRemoving(true)}>
+                    {e.removePolicy} …
+                  </Menu.Item>
+                )}
+              </Menu.Dropdown>
+            </Menu>
+          </>
+        )
+      }
+    >
+      {role && readOnly && <ReadOnly role={role} needed="editor" />}
+      {role && !readOnly && !may('operator') && <ReadOnly role={role} needed="operator" />}
+      {failed && <ProblemNote error={failed} />}
+      {stale && (
+        <div className="note warn" role="status" style={{ marginBottom: 12 }}>
+          <p className="grow">{e.conflict}.</p>
+          <button type="button" className="btn small" onClick={() => setConflict(found)}>
+            {e.compare}
+          </button>
+        </div>
+      )}
+      <nav className="tabs" aria-label={name}>
+        {(['lanes', 'yaml', 'history'] as const).map((each) => (
+          <Link
+            key={each}
+            to="/t/$tenant/policies/$policy"
+            params={{ tenant, policy: name }}
+            search={each === 'lanes' ? {} : { tab: each }}
+            className={each === tab ? 'active' : ''}
+            aria-current={each === tab ? 'page' : undefined}
+          >
+            {e.tabs[each]}
+          </Link>
+        ))}
+      </nav>
+      {tab === 'history' ? (
+        <History found={found} current={now} restore={readOnly ? undefined : (next) => write(next)} />
+      ) : (
+        <div className="two">
+          <div className="stack">
+            {tab === 'yaml' ? (
+              <YamlEditor
+                doc={now.doc}
+                problems={problems}
+                readOnly={readOnly}
+                change={(doc) => write({ ...now, doc })}
+              />
+            ) : (
+              <Lanes
+                doc={now.doc}
+                inForce={inForce?.doc ?? null}
+                problems={problems}
+                busy={busy}
+                readOnly={readOnly}
+                change={(doc) => write({ ...now, doc })}
+              />
+            )}
+          </div>
+          <aside className="stack">
+            <Selector selector={now.selector} readOnly={readOnly} change={(selector) => write({ ...now, selector })} />
+            <section className="panel" aria-label={e.changes}>
+              <div className="panel-head">
+                <h2>{e.changes}</h2>
+                {differs && inForce && (
+                  <span className="sub right">
+                    r{found.revision} → {t.policies.draft}
+                  </span>
+                )}
+              </div>
+              {inForce ? (
+                <Diff before={textOf(inForce)} after={textOf(now)} nothing={e.noChanges} />
+              ) : (
+                <p className="sub diff-none">{e.againstNothing}</p>
+              )}
+            </section>
+            <section className="panel" aria-label={e.means}>
+              <div className="panel-head">
+                <h2>{e.means}</h2>
+              </div>
+              {refused || !check.data ? (
+                check.isError && !refused ? (
+                  <div style={{ padding: 14 }}>
+                    <ProblemNote error={check.error} retry={() => void check.refetch()} />
+                  </div>
+                ) : (
+                  <p className="sub diff-none">{refused ? e.meansNot : <Skeleton width="100%" height={120} />}</p>
+                )
+              ) : (
+                <Meaning text={check.data.meaning} />
+              )}
+            </section>
+          </aside>
+        </div>
+      )}
+      {conflict && (
+        <ConflictDialog
+          theirs={conflict}
+          before={startOf(conflict)}
+          mine={now}
+          close={() => setConflict(undefined)}
+          choose={(take) => {
+            dispatch({ do: 'based', version: conflict.version, saved: startOf(conflict), take });
+            save.reset();
+            setConflict(undefined);
+          }}
+        />
+      )}
+      {rollingOut && (
+        <RollOutDialog
+          found={found}
+          before={inForce}
+          after={now}
+          saveFirst={dirty ? () => save.mutateAsync() : undefined}
+          close={() => setRollingOut(false)}
+        />
+      )}
+      {removing && <RemoveDialog found={found} close={() => setRemoving(false)} />}
+    </Page>
+  );
+}
+
+function Selector({
+  selector,
+  readOnly,
+  change,
+}: {
+  selector: Record<string, string>;
+  readOnly: boolean;
+  change: (selector: Record<string, string>) => void;
+}) {
+  const t = useTexts();
+  const [text, setText] = useState(labelWords(selector));
+  const [known, setKnown] = useState(selector);
+  if (!same(known, selector)) {
+    setKnown(selector);
+    if (!same(labelsOf(text), selector)) setText(labelWords(selector));
+  }
+  const wrong = labelsOf(text) === undefined;
+  return (
+    <section className="panel" style={{ padding: '11px 14px' }}>
+      <div className="field">
+        <label htmlFor="selector">{t.policies.selector}</label>
+        <input
+          id="selector"
+          className={`input mono ${wrong ? 'wrong' : ''}`}
+          value={text}
+          readOnly={readOnly}
+          placeholder={t.policies.everyPod}
+          aria-invalid={wrong}
+          aria-describedby="selector-help"
+          onChange={(event) => {
+            setText(event.target.value);
+            const labels = labelsOf(event.target.value);
+            if (labels) change(labels);
+          }}
+        />
+        <span className="sub" id="selector-help" style={wrong ? { color: 'var(--bad)' } : undefined}>
+          {wrong ? t.editor.selectorWrong : t.editor.selectorHelp}
+        </span>
+      </div>
+    </section>
+  );
+}
+
+/** The server's words: paragraphs, of which lines that begin with a dash are items. */
+function Meaning({ text }: { text: string }) {
+  return (
+    <div className="meaning">
+      {text.split('\n\n').map((paragraph) => {
+        const [head = '', ...items] = paragraph.split(/\n? {0,2}- /);
+        return (
+          <div key={paragraph}>
+            {head.trim() && <p>{head.replace(/\s+/g, ' ')}</p>}
+            {items.length > 0 && (
+              <ul>
+                {items.map((item) => (
+                  <li key={item}>{item.replace(/\s+/g, ' ')}</li>
+                ))}
+              </ul>
+            )}
+          </div>
+        );
+      })}
+    </div>
+  );
+}
+
+const LAST = 900;
+
+/** What a Pod sends in each lane in its busiest twentieth of the last time: a mean over the Pods that have the policy. */
+function useBusy(name: string): Map<string, number> {
+  const tenant = useTenant();
+  const { data } = useQuery({ ...figures(tenant, LAST, name), staleTime: 30_000 });
+  return useMemo(() => {
+    const found = new Map<string, number>();
+    for (const lane of data?.lanes ?? []) {
+      if (lane.direction !== 'egress' || !lane.workloads) continue;
+      const value = busiest(lane.bytes.filter((bytes) => bytes > 0).map((bytes) => (bytes * 8) / lane.workloads));
+      if (value !== undefined) found.set(lane.lane, value);
+    }
+    return found;
+  }, [data]);
+}

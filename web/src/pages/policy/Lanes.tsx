@@ -1,0 +1,463 @@
+/** The lanes as a stack: the first match wins, so that their order is theirs to be moved, by mouse and by keyboard. */
+import {
+  type Announcements,
+  closestCenter,
+  DndContext,
+  type DragEndEvent,
+  KeyboardSensor,
+  PointerSensor,
+  useSensor,
+  useSensors,
+} from '@dnd-kit/core';
+import {
+  SortableContext,
+  sortableKeyboardCoordinates,
+  useSortable,
+  verticalListSortingStrategy,
+} from '@dnd-kit/sortable';
+import { IconCircleX, IconGripVertical, IconPlus, IconTrash } from '@tabler/icons-react';
+import { useMemo, useState } from 'react';
+import { rate } from '../../parts/format';
+import { useTexts } from '../../text/language';
+import { Bars, laneColor } from './Bars';
+import { MatchDialog } from './MatchDialog';
+import {
+  bar,
+  defaultRate,
+  type Lane,
+  lanesOf,
+  type Match,
+  matchesOf,
+  type Placed,
+  type PolicyDoc,
+  parseRate,
+  remediesOf,
+  same,
+  withLane,
+  withMoved,
+  withoutLane,
+  wordsOf,
+} from './model';
+
+export interface LanesProps {
+  doc: PolicyDoc;
+  inForce: PolicyDoc | null;
+  problems: Placed[];
+  /** The busiest twentieth of the last time, of a Pod, bit/s, by lane. */
+  busy: Map<string, number>;
+  readOnly: boolean;
+  change: (doc: PolicyDoc) => void;
+}
+
+export function Lanes(props: LanesProps) {
+  const { doc, problems, readOnly, change } = props;
+  const t = useTexts();
+  const e = t.editor;
+  const lanes = lanesOf(doc);
+  const ids = useMemo(() => idsOf(lanes), [lanes]);
+  const total = parseRate(doc.total) ?? 0;
+  const taken = lanes.reduce((sum, lane) => sum + (parseRate(lane.rate) ?? 0), defaultRate(doc));
+  const sensors = useSensors(
+    useSensor(PointerSensor, { activationConstraint: { distance: 4 } }),
+    useSensor(KeyboardSensor, { coordinateGetter: sortableKeyboardCoordinates }),
+  );
+  const nameOf = (id: unknown) => lanes[ids.indexOf(String(id))]?.name ?? '';
+  const place = (id: unknown) => ids.indexOf(String(id)) + 1;
+  const announcements: Announcements = {
+    onDragStart: ({ active }) => e.dragStart(nameOf(active.id)),
+    onDragOver: ({ active, over }) => (over ? e.dragOver(nameOf(active.id), place(over.id)) : undefined),
+    onDragEnd: ({ active, over }) => e.dragEnd(nameOf(active.id), place(over?.id ?? active.id)),
+    onDragCancel: ({ active }) => e.dragCancel(nameOf(active.id)),
+  };
+  const dropped = ({ active, over }: DragEndEvent) => {
+    if (over && active.id !== over.id)
+      change(withMoved(doc, ids.indexOf(String(active.id)), ids.indexOf(String(over.id))));
+  };
+  return (
+    <section className="panel lanes" aria-label={e.tabs.lanes}>
+      <div className="link">
+        <div className="link-head">
+          <h2>{e.each(rate(total))}</h2>
+          <label className="total">
+            <span className="hidden">{t.policies.total}</span>
+            <input
+              className={`input num ${problems.some((each) => each.key === 'total') ? 'wrong' : same(doc.total, props.inForce?.total) || !props.inForce ? '' : 'changed'}`}
+              value={String(doc.total ?? '')}
+              readOnly={readOnly}
+              onChange={(event) => change({ ...doc, total: event.target.value })}
+            />
+          </label>
+          {!readOnly && (
+            <button
+              type="button"
+              className="btn small"
+              onClick={() =>
+                change({
+                  ...doc,
+                  classes: [...lanes, { name: freeName(lanes, e.newLane), rate: '1Mbit', match: [{ port: [443] }] }],
+                })
+              }
+            >
+              <IconPlus size={14} />
+              {e.addLane}
+            </button>
+          )}
+        </div>
+        <Bars doc={doc} tall />
+        <div className="sub link-foot num">
+          <span>
+            {e.guaranteed(rate(taken))}{' '}
+            <b style={{ color: taken > total ? 'var(--bad)' : 'var(--ink)' }}>
+              {taken > total ? e.over(rate(taken - total)) : e.free(rate(total - taken))}
+            </b>{' '}
+            {e.byPriority}
+          </span>
+          {props.busy.size > 0 && (
+            <span>
+              <i className="busy-mark" />
+              {e.busiest}
+            </span>
+          )}
+          <span className="wide right">{e.firstMatch}</span>
+        </div>
+      </div>
+      {problems
+        .filter((each) => each.lane === undefined || each.lane >= lanes.length)
+        .map((each) => (
+          <div key={each.path + each.message} style={{ padding: '0 14px 12px' }}>
+            <Told problem={each} {...props} />
+          </div>
+        ))}
+      <DndContext
+        sensors={sensors}
+        collisionDetection={closestCenter}
+        onDragEnd={dropped}
+        accessibility={{ announcements, screenReaderInstructions: { draggable: e.dragHelp } }}
+      >
+        <SortableContext items={ids} strategy={verticalListSortingStrategy}>
+          {lanes.map((lane, at) => (
+            <LaneRow key={ids[at]} id={ids[at] ?? ''} lane={lane} at={at} all={lanes.length} total={total} {...props} />
+          ))}
+        </SortableContext>
+      </DndContext>
+      <div className="lane">
+        <span />
+        <div>
+          <div className="lane-name">
+            <i className="dot" style={{ background: 'var(--lane-other)' }} />
+            default
+          </div>
+          <div className="sub">{e.everythingElse}</div>
+        </div>
+        <Track
+          lane={{ ...doc.default, name: 'default', rate: defaultRate(doc) }}
+          at={-1}
+          total={total}
+          busy={props.busy.get('default')}
+          wrong={false}
+        />
+        <div className="sub num">
+          {rate(defaultRate(doc))} – {doc.default?.ceil ? String(doc.default.ceil) : rate(total)}
+        </div>
+      </div>
+    </section>
+  );
+}
+
+interface RowProps extends LanesProps {
+  id: string;
+  lane: Lane;
+  at: number;
+  all: number;
+  total: number;
+}
+
+function LaneRow(props: RowProps) {
+  const { id, lane, at, all, total, doc, inForce, readOnly, change, busy } = props;
+  const t = useTexts();
+  const e = t.editor;
+  const [editing, setEditing] = useState<number | undefined>();
+  const { attributes, listeners, setNodeRef, transform, transition, isDragging } = useSortable({
+    id,
+    disabled: readOnly,
+  });
+  const problems = props.problems.filter((each) => each.lane === at);
+  const name = lane.name ?? '';
+  const was = inForce ? (lanesOf(inForce).find((each) => each.name === lane.name) ?? {}) : lane;
+  const look = (key: keyof Lane & string) =>
+    `input num ${problems.some((each) => each.key === key || (each.key === 'ceil' && key === 'rate')) ? 'wrong' : same(lane[key], was[key]) ? '' : 'changed'}`;
+  const set = (key: string) => (value: string) =>
+    change(withLane(doc, at, { [key]: value === '' ? undefined : value }));
+  const matches = matchesOf(lane);
+  const oldMatches = matchesOf(was as Lane).map((each) => JSON.stringify(each));
+  const setMatch = (index: number, match: Match | undefined) => {
+    const next = [...matches];
+    if (match) next[index] = match;
+    else next.splice(index, 1);
+    change(withLane(doc, at, { match: next }));
+    setEditing(undefined);
+  };
+  return (
+    <div
+      ref={setNodeRef}
+      className={`lane ${problems.length ? 'wrong' : ''} ${isDragging ? 'dragged' : ''}`}
+      style={{ transform: transform ? `translateY(${transform.y}px)` : undefined, transition }}
+    >
+      {readOnly ? (
+        <span />
+      ) : (
+        <button
+          type="button"
+          className="grip"
+          data-row
+          {...attributes}
+          {...listeners}
+          aria-label={e.move(name, at + 1, all)}
+        >
+          <IconGripVertical size={18} />
+        </button>
+      )}
+      <div className="lane-title">
+        <div className="lane-name">
+          <i className="dot" style={{ background: laneColor(at) }} />
+          <NameInput name={name} readOnly={readOnly} rename={(next) => change(withLane(doc, at, { name: next }))} />
+        </div>
+        <div className="sub">
+          {at + 1}
+          {!readOnly && (
+            <button
+              type="button"
+              className="btn plain lane-remove"
+              onClick={() => change(withoutLane(doc, at))}
+              aria-label={e.removeLane(name)}
+              title={e.removeLane(name)}
+            >
+              <IconTrash size={14} />
+            </button>
+          )}
+        </div>
+      </div>
+      <Track lane={lane} at={at} total={total} busy={busy.get(name)} wrong={problems.length > 0} />
+      <div className="limits">
+        <Limit
+          id={`${id}rate`}
+          label={e.rate}
+          of={e.of(e.rate, name)}
+          look={look('rate')}
+          value={lane.rate}
+          readOnly={readOnly}
+          set={set('rate')}
+        />
+        <Limit
+          id={`${id}ceil`}
+          label={e.ceil}
+          of={e.of(e.ceil, name)}
+          look={look('ceil')}
+          value={lane.ceil}
+          readOnly={readOnly}
+          set={set('ceil')}
+          hint={String(doc.total ?? '')}
+        />
+        <Limit
+          id={`${id}priority`}
+          label={e.priority}
+          of={e.of(e.priority, name)}
+          look={look('priority')}
+          value={lane.priority}
+          readOnly={readOnly}
+          set={(value) =>
+            change(
+              withLane(doc, at, { priority: value === '' ? undefined : /^\d+$/.test(value) ? Number(value) : value }),
+            )
+          }
+          hint="4"
+        />
+      </div>
+      <div className="chips">
+        {matches.map((match, index) => (
+          <Chip
+            // biome-ignore lint/suspicious/noArrayIndexKey: a match is its place
+            key={index}
+            match={match}
+            fresh={!oldMatches.includes(JSON.stringify(match))}
+            edit={readOnly ? undefined : () => setEditing(index)}
+          />
+        ))}
+        {!readOnly && (
+          <button
+            type="button"
+            className="btn small"
+            onClick={() => setEditing(matches.length)}
+            aria-label={e.of(e.addMatch, name)}
+          >
+            <IconPlus size={13} />
+            {e.addMatch}
+          </button>
+        )}
+      </div>
+      {problems.map((each) => (
+        <Told key={each.path + each.message} problem={each} {...props} />
+      ))}
+      {editing !== undefined && (
+        <MatchDialog
+          lane={name}
+          match={matches[editing] ?? { sni: [] }}
+          close={() => setEditing(undefined)}
+          keep={(match) => setMatch(editing, match)}
+          remove={editing < matches.length ? () => setMatch(editing, undefined) : undefined}
+        />
+      )}
+    </div>
+  );
+}
+
+function NameInput({ name, readOnly, rename }: { name: string; readOnly: boolean; rename: (name: string) => void }) {
+  const t = useTexts();
+  const [text, setText] = useState(name);
+  const [known, setKnown] = useState(name);
+  if (known !== name) {
+    setKnown(name);
+    setText(name);
+  }
+  if (readOnly) return <span className="cut">{name}</span>;
+  // The lane is known by its name: it is renamed when the name is complete.
+  return (
+    <input
+      className="name-input"
+      aria-label={t.editor.rename(name)}
+      value={text}
+      size={Math.max(4, text.length)}
+      onChange={(event) => setText(event.target.value)}
+      onBlur={() => text !== name && rename(text.trim())}
+      onKeyDown={(event) => {
+        if (event.key === 'Enter') event.currentTarget.blur();
+      }}
+    />
+  );
+}
+
+interface LimitProps {
+  id: string;
+  label: string;
+  of: string;
+  look: string;
+  value: unknown;
+  readOnly: boolean;
+  set: (value: string) => void;
+  hint?: string;
+}
+
+function Limit({ id, label, of, look, value, readOnly, set, hint }: LimitProps) {
+  return (
+    <div>
+      <label htmlFor={id}>
+        {label}
+        <span className="hidden"> {of.slice(label.length)}</span>
+      </label>
+      <input
+        id={id}
+        className={look}
+        value={String(value ?? '')}
+        placeholder={hint}
+        readOnly={readOnly}
+        aria-invalid={look.includes('wrong')}
+        onChange={(event) => set(event.target.value)}
+      />
+    </div>
+  );
+}
+
+function Track({
+  lane,
+  at,
+  total,
+  busy,
+  wrong,
+}: {
+  lane: Lane;
+  at: number;
+  total: number;
+  busy: number | undefined;
+  wrong: boolean;
+}) {
+  const t = useTexts();
+  const { rate: guaranteed, ceil } = bar(lane, total);
+  const color = laneColor(at);
+  const edge = wrong ? 'var(--bad)' : color;
+  const percent = (share: number) => `${share * 100}%`;
+  const told = (value: unknown, otherwise: number) => rate(parseRate(value) ?? otherwise);
+  return (
+    <div
+      className="track"
+      role="img"
+      aria-label={t.editor.barSays(
+        lane.name ?? '',
+        told(lane.rate, 0),
+        told(lane.ceil, total),
+        busy === undefined ? '' : rate(busy),
+      )}
+    >
+      <div className="ground" />
+      <div className="ceil" style={{ width: percent(Math.max(ceil, guaranteed)), background: color }} />
+      <div className="rate" style={{ width: percent(guaranteed), background: color }} />
+      {busy !== undefined && total > 0 && <div className="busy" style={{ left: percent(Math.min(1, busy / total)) }} />}
+      <div className="handle" style={{ left: percent(guaranteed), borderColor: edge }} />
+      <div className="handle" style={{ left: percent(ceil), borderColor: edge }} />
+    </div>
+  );
+}
+
+function Chip({ match, fresh, edit }: { match: Match; fresh: boolean; edit: (() => void) | undefined }) {
+  const t = useTexts();
+  const parts = Object.entries(match).map(([key, value], index) => (
+    <span key={key} className="chip-part">
+      {index > 0 && <em>{t.editor.and}</em>}
+      <b>{t.editor.criteria[key] ?? key}</b>
+      <span className="mono">{wordsOf(value)}</span>
+    </span>
+  ));
+  const look = `chip ${fresh ? 'fresh' : ''}`;
+  return edit ? (
+    <button type="button" className={look} onClick={edit}>
+      {parts}
+    </button>
+  ) : (
+    <span className={look}>{parts}</span>
+  );
+}
+
+/** What the server has against it, and its remedies: those that name a value are buttons. */
+function Told({ problem, doc, change, readOnly }: LanesProps & { problem: Placed }) {
+  const remedies = remediesOf(problem);
+  return (
+    <div className="told" role="alert">
+      <IconCircleX size={17} />
+      <p>
+        {problem.message} {remedies.length === 0 && problem.remedy}
+      </p>
+      {!readOnly &&
+        remedies.map((remedy) => (
+          <button key={remedy.says} type="button" className="btn small" onClick={() => change(remedy.apply(doc))}>
+            {remedy.says}
+          </button>
+        ))}
+    </div>
+  );
+}
+
+/** Names, which stay with their lanes when these move; two of one name, which the server refuses, are told apart. */
+function idsOf(lanes: Lane[]): string[] {
+  const seen = new Map<string, number>();
+  return lanes.map((lane) => {
+    const name = lane.name ?? '';
+    const times = seen.get(name) ?? 0;
+    seen.set(name, times + 1);
+    return `${name}·${times}`;
+  });
+}
+
+function freeName(lanes: Lane[], name: (n: number) => string): string {
+  let n = lanes.length + 1;
+  while (lanes.some((lane) => lane.name === name(n))) n += 1;
+  return name(n);
+}

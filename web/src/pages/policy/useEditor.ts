@@ -1,0 +1,54 @@
+/** What somebody is writing: every step can be undone, also what was taken over from others. */
+import { useCallback, useReducer } from 'react';
+import { type PolicyDoc, same } from './model';
+
+export interface Written {
+  doc: PolicyDoc;
+  selector: Record<string, string>;
+}
+
+interface State {
+  now: Written;
+  past: Written[];
+  future: Written[];
+  /** The version of the policy on which this is based, and what was there. */
+  version: number;
+  saved: Written;
+}
+
+type Action =
+  | { do: 'write'; next: Written }
+  | { do: 'undo' }
+  | { do: 'redo' }
+  /** What is there now is another: what is written stays, unless `take`. */
+  | { do: 'based'; version: number; saved: Written; take: boolean };
+
+const MOST = 200;
+
+export function reduce(state: State, action: Action): State {
+  switch (action.do) {
+    case 'write':
+      if (same(action.next, state.now)) return state;
+      return { ...state, now: action.next, past: [...state.past.slice(-MOST), state.now], future: [] };
+    case 'undo': {
+      const last = state.past[state.past.length - 1];
+      return last
+        ? { ...state, now: last, past: state.past.slice(0, -1), future: [state.now, ...state.future] }
+        : state;
+    }
+    case 'redo': {
+      const [next, ...rest] = state.future;
+      return next ? { ...state, now: next, past: [...state.past, state.now], future: rest } : state;
+    }
+    case 'based': {
+      const based = { ...state, version: action.version, saved: action.saved };
+      return action.take ? reduce(based, { do: 'write', next: action.saved }) : based;
+    }
+  }
+}
+
+export function useEditor(version: number, saved: Written) {
+  const [state, dispatch] = useReducer(reduce, { now: saved, past: [], future: [], version, saved });
+  const write = useCallback((next: Written) => dispatch({ do: 'write', next }), []);
+  return { ...state, dirty: !same(state.now, state.saved), write, dispatch };
+}
