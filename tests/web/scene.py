@@ -40,11 +40,12 @@ def dress(stage: Stage) -> None:
         gone.stop()
     stage.api.publish("shared-lanes", SHOP)
     stage.api.publish("batch", BATCH)
-    stage.api.ask(
-        "PUT",
-        "/v1/tenants/default/policies/shared-lanes/draft",
-        {"document": {**SHOP, "classes": [
-            {**SHOP["classes"][0], "rate": "30Mbit"}, *SHOP["classes"][1:2],
-            {**SHOP["classes"][2], "ceil": "40Mbit"}, *SHOP["classes"][3:]]},
-         "selector": {"app": "shared-lanes"}},
-    )  # fmt: skip
+    more = {**SHOP, "classes": [{**SHOP["classes"][0], "rate": "30Mbit"}, *SHOP["classes"][1:]]}
+    gates = {"failed": 8, "away": 0.2, "dropped": 3.0}
+    rollout = {"stages": [{"percent": 20}, {"percent": 60}], "soak": 600, "gates": gates}
+    stage.api.publish("shared-lanes", more, rollout, reason="more room for api")
+    web = {**SHOP["classes"][2], "ceil": "40Mbit"}
+    draft = {**more, "classes": [*more["classes"][:2], web, *more["classes"][3:]]}
+    place = "/v1/tenants/default/policies/shared-lanes"
+    stage.api.ask("PUT", f"{place}/draft", {"document": draft, "selector": {"app": "shared-lanes"}})
+    until("the first stage", lambda: (stage.api.ask("GET", f"{place}/rollout")["progress"] or {"having": 0})["having"])

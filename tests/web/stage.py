@@ -148,11 +148,16 @@ class Api:
         return str(self.ask("POST", f"/v1/tenants/{tenant}/tokens", {"role": role, "title": f"a {role}"})["token"])
 
     def publish(
-        self, name: str, document: Mapping[str, Any], rollout: Any = None, selector: Mapping[str, str] | None = None
+        self,
+        name: str,
+        document: Mapping[str, Any],
+        rollout: Any = None,
+        selector: Mapping[str, str] | None = None,
+        reason: str = "",
     ) -> None:
         place = f"/v1/tenants/default/policies/{name}"
         self.ask("PUT", f"{place}/draft", {"document": document, "selector": selector or {"app": name}})
-        self.ask("POST", f"{place}/publish", {"rollout": rollout} if rollout else None)
+        self.ask("POST", f"{place}/publish", {"rollout": rollout} if rollout else None, **{"Podlane-Reason": reason})
 
 
 @dataclass

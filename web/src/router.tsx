@@ -91,6 +91,12 @@ const policy = createRoute({
   component: lazyRouteComponent(() => import('./pages/Policy'), 'Policy'),
 });
 
+const rollouts = createRoute({
+  getParentRoute: () => tenant,
+  path: 'rollouts',
+  component: lazyRouteComponent(() => import('./pages/Rollouts'), 'Rollouts'),
+});
+
 const rollout = createRoute({
   getParentRoute: () => tenant,
   path: 'rollouts/$policy',
@@ -98,7 +104,7 @@ const rollout = createRoute({
 });
 
 export const router = createRouter({
-  routeTree: root.addChildren([signIn, start, tenant.addChildren([policies, policy, rollout, fleet])]),
+  routeTree: root.addChildren([signIn, start, tenant.addChildren([policies, policy, rollouts, rollout, fleet])]),
   defaultPreload: 'intent',
   defaultErrorComponent: Failed,
   defaultNotFoundComponent: NotFound,

@@ -144,3 +144,11 @@ export const figures = (tenant: string, seconds: number, name?: string) =>
     queryFn: () =>
       body(api.GET('/v1/tenants/{tenant}/figures', { params: { path: { tenant }, query: { seconds, policy: name } } })),
   });
+
+export const rollout = (tenant: string, name: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'rollout', name],
+    queryFn: () =>
+      body(api.GET('/v1/tenants/{tenant}/policies/{policy}/rollout', { params: { path: { tenant, policy: name } } })),
+    refetchInterval: LOOK,
+  });

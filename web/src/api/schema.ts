@@ -481,6 +481,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/tenants/{tenant}/figures/past": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Past Figures
+         * @description What went through lanes longer ago than 15 minutes, over all agents, as Prometheus has it (`--prometheus`).
+         */
+        get: operations["get_past_figures_v1_tenants__tenant__figures_past_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tenants/{tenant}/grants": {
         parameters: {
             query?: never;
@@ -1273,6 +1293,217 @@ export interface components {
             workloads: number;
         };
         /**
+         * LiveAgent
+         * @description An agent that has joined. ``since`` and ``joined`` are Unix seconds; ``since`` null: not known since our start.
+         *
+         *     ``failures`` are workloads that failed. ``bytes``, ``packets``, ``dropped`` and ``throttled`` (how often something
+         *     had to wait) are a second, over all its lanes; ``backlog`` and ``memory`` in bytes; ``cpu_ms`` since its start.
+         */
+        LiveAgent: {
+            /** Backlog */
+            backlog: number;
+            /** Bytes */
+            bytes: number;
+            /** Cluster */
+            cluster: string;
+            /** Cpu Ms */
+            cpu_ms: number;
+            /** Dropped */
+            dropped: number;
+            /** Failures */
+            failures: number;
+            /** Joined */
+            joined: number;
+            /** Memory */
+            memory: number;
+            /** Node */
+            node: string;
+            /** Packets */
+            packets: number;
+            /** Programmed */
+            programmed: number;
+            /** Refusal */
+            refusal: string;
+            /** Revision */
+            revision: number;
+            /** Since */
+            since: number | null;
+            state: components["schemas"]["AgentState"];
+            /** Throttled */
+            throttled: number;
+            /** Version */
+            version: string;
+            /** Waiting */
+            waiting: number;
+            /** Workloads */
+            workloads: number;
+        };
+        /**
+         * LiveAgentTotals
+         * @description Sums over agents, by state their numbers.
+         */
+        LiveAgentTotals: {
+            /** Agents */
+            agents: number;
+            /** Away */
+            away: number;
+            /** Backlog */
+            backlog: number;
+            /** Behind */
+            behind: number;
+            /** Bytes */
+            bytes: number;
+            /** Dropped */
+            dropped: number;
+            /** Failed */
+            failed: number;
+            /** Failures */
+            failures: number;
+            /** In Sync */
+            in_sync: number;
+            /** Packets */
+            packets: number;
+            /** Programmed */
+            programmed: number;
+            /** Throttled */
+            throttled: number;
+            /** Waiting */
+            waiting: number;
+            /** Workloads */
+            workloads: number;
+        };
+        /**
+         * LiveCluster
+         * @description A cluster, and sums over its agents.
+         */
+        LiveCluster: {
+            /** Agents */
+            agents: number;
+            /** Away */
+            away: number;
+            /** Backlog */
+            backlog: number;
+            /** Behind */
+            behind: number;
+            /** Bytes */
+            bytes: number;
+            /** Dropped */
+            dropped: number;
+            /** Failed */
+            failed: number;
+            /** Failures */
+            failures: number;
+            /** In Sync */
+            in_sync: number;
+            /** Name */
+            name: string;
+            /** Packets */
+            packets: number;
+            /** Programmed */
+            programmed: number;
+            /** Throttled */
+            throttled: number;
+            /** Waiting */
+            waiting: number;
+            /** Workloads */
+            workloads: number;
+        };
+        /**
+         * LiveLane
+         * @description A lane over all agents of the scope: means of the last three seconds.
+         *
+         *     ``policy`` empty: workloads' own policies. ``bytes``, ``packets``, ``dropped`` and ``throttled`` are a second;
+         *     ``backlog`` in bytes; ``rate`` and ``ceil`` in bit/s, sums over ``workloads``.
+         */
+        LiveLane: {
+            /** Backlog */
+            backlog: number;
+            /** Bytes */
+            bytes: number;
+            /** Ceil */
+            ceil: number;
+            /** Direction */
+            direction: string;
+            /** Dropped */
+            dropped: number;
+            /** Lane */
+            lane: string;
+            /** Packets */
+            packets: number;
+            /** Policy */
+            policy: string;
+            /** Rate */
+            rate: number;
+            /** Throttled */
+            throttled: number;
+            /** Workloads */
+            workloads: number;
+        };
+        /**
+         * LiveLaneTotals
+         * @description Sums over lanes in each direction.
+         */
+        LiveLaneTotals: {
+            /** Backlog */
+            backlog: number;
+            /** Dropped */
+            dropped: number;
+            /** Egress */
+            egress: number;
+            /** Ingress */
+            ingress: number;
+            /** Packets */
+            packets: number;
+            /** Throttled */
+            throttled: number;
+        };
+        /**
+         * LivePolicy
+         * @description A policy. ``version`` is that of its ETag, ``revision`` the newest, ``in_force`` the one that is; 0: none.
+         *
+         *     ``rollout`` is the state of the last one. ``agents``, ``having``, ``failed``, ``behind`` and ``away`` are as in
+         *     ``PolicyProgress``.
+         */
+        LivePolicy: {
+            /** Agents */
+            agents: number;
+            /** Away */
+            away: number;
+            /** Behind */
+            behind: number;
+            /** Draft */
+            draft: boolean;
+            /** Failed */
+            failed: number;
+            /** Having */
+            having: number;
+            /** In Force */
+            in_force: number;
+            /** Name */
+            name: string;
+            /** Revision */
+            revision: number;
+            rollout: components["schemas"]["RolloutState"] | null;
+            /** Version */
+            version: number;
+        };
+        /**
+         * LiveRolloutTotals
+         * @description How many rollouts are in each state.
+         */
+        LiveRolloutTotals: {
+            /** Done */
+            done: number;
+            /** Paused */
+            paused: number;
+            /** Running */
+            running: number;
+            /** Superseded */
+            superseded: number;
+            /** Taken Back */
+            taken_back: number;
+        };
+        /**
          * LoginTokens
          * @description ``access_token`` is sent as Bearer, for ``expires_in`` seconds.
          */
@@ -1380,6 +1611,36 @@ export interface components {
             items: components["schemas"]["TokenDocument"][];
             /** Next */
             next: string | null;
+        };
+        /**
+         * PastDocument
+         * @description Values are of ``points`` times, from ``since`` (Unix seconds) on, ``step`` seconds apart.
+         */
+        PastDocument: {
+            /** Counter */
+            counter: string;
+            /** Lanes */
+            lanes: components["schemas"]["PastLaneFigures"][];
+            /** Points */
+            points: number;
+            /** Since */
+            since: number;
+            /** Step */
+            step: number;
+        };
+        /**
+         * PastLaneFigures
+         * @description One lane: the counter a second at each time, a mean over ``step`` or four minutes; null: nobody knows.
+         */
+        PastLaneFigures: {
+            /** Direction */
+            direction: string;
+            /** Lane */
+            lane: string;
+            /** Policy */
+            policy: string;
+            /** Values */
+            values: (number | null)[];
         };
         /**
          * PolicyCheck
@@ -4618,6 +4879,8 @@ export interface operations {
                 seconds?: number;
                 /** @description Only of this one. */
                 policy?: string | null;
+                /** @description Only of its agents. */
+                cluster?: string | null;
             };
             header?: never;
             path: {
@@ -4665,6 +4928,113 @@ export interface operations {
             };
             /** @description A problem */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get_past_figures_v1_tenants__tenant__figures_past_get: {
+        parameters: {
+            query: {
+                /** @description Unix seconds. */
+                since: number;
+                /** @description Unix seconds. */
+                until: number;
+                /** @description Seconds between two values. */
+                step?: number;
+                counter?: "bytes" | "packets" | "dropped" | "overlimits";
+                /** @description Only of this one. */
+                policy?: string;
+                /** @description Only of this one. */
+                lane?: string;
+                direction?: "" | "egress" | "ingress";
+            };
+            header?: never;
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PastDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -176,10 +176,11 @@ function Editor({ found }: { found: Found }) {
               type="button"
               className="btn"
               disabled={editor.past.length === 0}
+              aria-label={e.undo}
               onClick={() => dispatch({ do: 'undo' })}
             >
               <IconArrowBackUp size={16} />
-              {e.undo}
+              <span className="wide">{e.undo}</span>
             </button>
             <button
               type="button"
@@ -245,6 +246,8 @@ function Editor({ found }: { found: Found }) {
             to="/t/$tenant/policies/$policy"
             params={{ tenant, policy: name }}
             search={each === 'lanes' ? {} : { tab: each }}
+            activeOptions={{ exact: true }}
+            activeProps={{}}
             className={each === tab ? 'active' : ''}
             aria-current={each === tab ? 'page' : undefined}
           >

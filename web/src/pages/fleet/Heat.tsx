@@ -53,7 +53,6 @@ export function Heat({ summary, cluster }: { summary: Schemas['AgentsSummary']; 
             aria-label={ORDER.map((state) => `${t.states[state]}: ${each.states[state] ?? 0}`).join(', ')}
           >
             {squares(each.states, size).map((square, at) => (
-              // biome-ignore lint/suspicious/noArrayIndexKey: squares have no other name
               <i key={at} style={{ background: paint(square) }} />
             ))}
           </div>

@@ -21,8 +21,11 @@ export function Bars({ doc, tall }: { doc: PolicyDoc; tall?: boolean }) {
         const lane = lanes[at];
         const share = rate / whole;
         return (
-          // biome-ignore lint/suspicious/noArrayIndexKey: a lane is its place, and may have no name yet
-          <span key={at} style={{ width: `${share * 100}%`, background: laneColor(lane ? at : -1) }}>
+          <span
+            key={at}
+            className={share < 0.18 ? 'slim' : undefined}
+            style={{ width: `${share * 100}%`, background: laneColor(lane ? at : -1) }}
+          >
             {tall && lane && share > 0.09 ? `${lane.name ?? ''} ${shortRate(lane.rate)}` : ''}
           </span>
         );

@@ -22,7 +22,6 @@ export function Lines({ lines }: { lines: DiffLine[] }) {
     // biome-ignore lint/a11y/noNoninteractiveTabindex: it may have to be scrolled by keyboard
     <div className="diff mono" tabIndex={0} role="region" aria-label="diff">
       {lines.map((line, at) => (
-        // biome-ignore lint/suspicious/noArrayIndexKey: lines have no other name
         <div key={at} className={line.kind}>
           {SIGNS[line.kind]} {line.text}
         </div>

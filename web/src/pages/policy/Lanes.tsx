@@ -113,7 +113,7 @@ export function Lanes(props: LanesProps) {
             {e.byPriority}
           </span>
           {props.busy.size > 0 && (
-            <span>
+            <span title={e.busiestMean}>
               <i className="busy-mark" />
               {e.busiest}
             </span>
@@ -276,7 +276,6 @@ function LaneRow(props: RowProps) {
       <div className="chips">
         {matches.map((match, index) => (
           <Chip
-            // biome-ignore lint/suspicious/noArrayIndexKey: a match is its place
             key={index}
             match={match}
             fresh={!oldMatches.includes(JSON.stringify(match))}
