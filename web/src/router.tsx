@@ -73,6 +73,18 @@ const fleet = createRoute({
   component: lazyRouteComponent(() => import('./pages/Fleet'), 'Fleet'),
 });
 
+const live = createRoute({
+  getParentRoute: () => tenant,
+  path: 'live',
+  validateSearch: (search): { policy?: string; cluster?: string; direction?: 'ingress'; seconds?: number } => ({
+    ...text(search, 'policy'),
+    ...text(search, 'cluster'),
+    ...oneOf(search, 'direction', ['ingress']),
+    ...(search.seconds === 60 || search.seconds === 900 ? { seconds: search.seconds } : {}),
+  }),
+  component: lazyRouteComponent(() => import('./pages/Live'), 'Live'),
+});
+
 const policies = createRoute({
   getParentRoute: () => tenant,
   path: 'policies',
@@ -104,7 +116,7 @@ const rollout = createRoute({
 });
 
 export const router = createRouter({
-  routeTree: root.addChildren([signIn, start, tenant.addChildren([policies, policy, rollouts, rollout, fleet])]),
+  routeTree: root.addChildren([signIn, start, tenant.addChildren([live, policies, policy, rollouts, rollout, fleet])]),
   defaultPreload: 'intent',
   defaultErrorComponent: Failed,
   defaultNotFoundComponent: NotFound,

@@ -85,11 +85,7 @@ function Shown({ found }: { found: Found }) {
           {r.revision(found.revision)}
           {published?.reason ? ` · ${published.reason}` : ` · ${found.policy}`}
           <RolloutPill rollout={found} />
-          {moving && (
-            <span className="pill">
-              {r.stageOf(found.stage + 1, found.stages.length)}
-            </span>
-          )}
+          {moving && <span className="pill">{r.stageOf(found.stage + 1, found.stages.length)}</span>}
         </>
       }
       sub={published && t.editor.history.by(published.author, dateTime(published.at / 1000, language))}

@@ -381,6 +381,62 @@ export const en = {
     AgentEnrolled: 'joined',
     AgentRevoked: 'revoked the agent',
   } as Record<string, string>,
+  live: {
+    empty: 'Nothing to look at yet',
+    emptyRemedy: 'Figures are of policies that are in force. Roll one out.',
+    policy: 'Policy',
+    span: 'How long',
+    direction: 'Direction',
+    sent: 'Sent',
+    received: 'Received',
+    pause: 'Pause',
+    goOn: 'Go on',
+    edit: 'Edit lanes',
+    paused: 'Paused',
+    connecting: 'Connecting',
+    everySecond: 'Live, every second',
+    away: (age: string) => `Connection lost, ${age} old; it comes back by itself`,
+    now: 'All lanes together',
+    waitingLanes: 'Lanes that wait',
+    ofLanes: (n: number) => `of ${n}`,
+    backlog: 'Waiting now',
+    drops: 'Drops',
+    perSecond: 'a second',
+    pods: 'Pods',
+    together: 'All lanes together, over all Pods',
+    togetherSays: (policy: string, n: number) =>
+      `Rates of the ${n} lanes of ${policy}, stacked. The table below has the numbers.`,
+    miniSays: (lane: string, now: string, rate: string, ceil: string) =>
+      `${lane}: now ${now}, guaranteed ${rate}, ceiling ${ceil}`,
+    silent: 'No agent has told figures of this policy in this time.',
+    between: (rate: string, ceil: string) => `${rate} to ${ceil}`,
+    who: 'Who is waiting, and why',
+    nobodyWaits: 'Nobody. Every lane sends what it wants to.',
+    why: {
+      fine: () => '',
+      ceiling: (now: string, _rate: string, ceil: string) =>
+        `At its ceiling: it sends ${now} of the ${ceil} that its Pods may at most.`,
+      borrows: (now: string, rate: string, ceil: string) =>
+        `Above its guarantee of ${rate}: it borrows, and would like more than ${now}. Up to ${ceil} it may when others leave something.`,
+      guarantee: (now: string, rate: string) =>
+        `At its guarantee: it sends ${now} of ${rate}. There is nothing to borrow, or others go first.`,
+      bursts: (now: string, rate: string) =>
+        `In bursts, or in some Pods only: together it sends ${now} of the ${rate} that are guaranteed.`,
+    } as Record<
+      'fine' | 'ceiling' | 'borrows' | 'guarantee' | 'bursts',
+      (now: string, rate: string, ceil: string) => string
+    >,
+    markers: { PolicyPublished: 'begins', RolloutAdvanced: 'next stage', RolloutTakenBack: 'taken back' } as Record<
+      string,
+      string
+    >,
+    table: 'Lanes, as numbers',
+    lane: 'Lane',
+    nowColumn: 'Now',
+    borrowed: 'Borrowed',
+    waits: 'Held back',
+    times: (n: string) => `${n}/s`,
+  },
 };
 
 export type Texts = typeof en;

@@ -1,0 +1,46 @@
+import { expect, it } from 'vitest';
+import { latest, parseFrame, type SeriesHead, withFrame } from './frames';
+
+const lane = (name: string): [string, string, string] => ['shop', name, 'egress'];
+const head = (from: number, seconds: number, lanes: string[]): SeriesHead => ({
+  type: 'series',
+  id: 1,
+  from,
+  seconds,
+  cursor: from + seconds,
+  gap: false,
+  fields: ['bytes', 'rate'],
+  lanes: lanes.map(lane),
+  left_out: 0,
+});
+
+it('reads a binary message as the reference has it', () => {
+  let text = JSON.stringify(head(10, 2, ['api']));
+  while ((text.length + 4) % 4) text += ' ';
+  const data = new ArrayBuffer(4 + text.length + 16);
+  new DataView(data).setUint32(0, text.length, true);
+  new Uint8Array(data, 4, text.length).set(new TextEncoder().encode(text));
+  new Float32Array(data, 4 + text.length).set([1, 2, 3, 4]);
+  const frame = parseFrame(data);
+  expect([frame.head.from, ...frame.values]).toEqual([10, 1, 2, 3, 4]);
+});
+
+it('joins frames without a gap, and lets lanes come later', () => {
+  const first = withFrame(undefined, head(10, 3, ['api']), Float32Array.of(1, 2, 3, 9, 9, 9), 4);
+  expect([first.from, ...(first.lanes[0]?.values.bytes ?? [])]).toEqual([9, Number.NaN, 1, 2, 3]);
+  const second = withFrame(first, head(13, 1, ['web', 'api']), Float32Array.of(7, 8, 4, 9), 4);
+  const bytes = Object.fromEntries(second.lanes.map((each) => [each.lane, [...(each.values.bytes ?? [])]]));
+  expect(bytes).toEqual({ api: [1, 2, 3, 4], web: [Number.NaN, Number.NaN, Number.NaN, 7] });
+});
+
+it('forgets lanes of which nothing is known any more', () => {
+  const first = withFrame(undefined, head(10, 1, ['old']), Float32Array.of(1, 1), 3);
+  expect(withFrame(first, head(20, 1, ['new']), Float32Array.of(1, 1), 3).lanes.map((each) => each.lane)).toEqual([
+    'new',
+  ]);
+});
+
+it('knows the latest of what is known', () => {
+  expect(latest(Float64Array.of(1, 2, Number.NaN), 2)).toBe(1.5);
+  expect(latest(undefined)).toBe(0);
+});
