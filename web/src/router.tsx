@@ -73,6 +73,42 @@ const fleet = createRoute({
   component: lazyRouteComponent(() => import('./pages/Fleet'), 'Fleet'),
 });
 
+const overview = createRoute({
+  getParentRoute: () => tenant,
+  path: '/',
+  component: lazyRouteComponent(() => import('./pages/Overview'), 'Overview'),
+});
+
+const workloads = createRoute({
+  getParentRoute: () => tenant,
+  path: 'workloads',
+  component: lazyRouteComponent(() => import('./pages/Workloads'), 'Workloads'),
+});
+
+const audit = createRoute({
+  getParentRoute: () => tenant,
+  path: 'audit',
+  validateSearch: (search): { author?: string; subject?: string; kind?: string; at?: string } => ({
+    ...text(search, 'author'),
+    ...text(search, 'subject'),
+    ...text(search, 'kind'),
+    ...text(search, 'at'),
+  }),
+  component: lazyRouteComponent(() => import('./pages/Audit'), 'Audit'),
+});
+
+const roles = createRoute({
+  getParentRoute: () => tenant,
+  path: 'roles',
+  component: lazyRouteComponent(() => import('./pages/Tenants'), 'Tenants'),
+});
+
+const settings = createRoute({
+  getParentRoute: () => tenant,
+  path: 'settings',
+  component: lazyRouteComponent(() => import('./pages/Settings'), 'Settings'),
+});
+
 const live = createRoute({
   getParentRoute: () => tenant,
   path: 'live',
@@ -116,7 +152,11 @@ const rollout = createRoute({
 });
 
 export const router = createRouter({
-  routeTree: root.addChildren([signIn, start, tenant.addChildren([live, policies, policy, rollouts, rollout, fleet])]),
+  routeTree: root.addChildren([
+    signIn,
+    start,
+    tenant.addChildren([overview, workloads, audit, roles, settings, live, policies, policy, rollouts, rollout, fleet]),
+  ]),
   defaultPreload: 'intent',
   defaultErrorComponent: Failed,
   defaultNotFoundComponent: NotFound,

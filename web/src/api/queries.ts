@@ -152,3 +152,38 @@ export const rollout = (tenant: string, name: string) =>
       body(api.GET('/v1/tenants/{tenant}/policies/{policy}/rollout', { params: { path: { tenant, policy: name } } })),
     refetchInterval: LOOK,
   });
+
+export interface EventsAsked {
+  author?: string;
+  subject?: string;
+  kind?: string;
+}
+
+export const events = (tenant: string, asked: EventsAsked) =>
+  infiniteQueryOptions({
+    queryKey: ['t', tenant, 'events', 'list', asked],
+    queryFn: ({ pageParam }) =>
+      body(
+        api.GET('/v1/tenants/{tenant}/events', {
+          params: { path: { tenant }, query: { ...asked, sort: '-position', limit: 100, cursor: pageParam } },
+        }),
+      ),
+    initialPageParam: '',
+    getNextPageParam: (last) => last.next,
+    placeholderData: keepPreviousData,
+    refetchInterval: (query) => ((query.state.data?.pages.length ?? 0) <= 1 ? LOOK * 2 : false),
+  });
+
+export const tokens = (tenant: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'tokens'],
+    queryFn: () =>
+      body(api.GET('/v1/tenants/{tenant}/tokens', { params: { path: { tenant }, query: { limit: 1000 } } })),
+  });
+
+export const grants = (tenant: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'grants'],
+    queryFn: () =>
+      body(api.GET('/v1/tenants/{tenant}/grants', { params: { path: { tenant }, query: { limit: 1000 } } })),
+  });

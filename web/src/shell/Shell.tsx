@@ -213,7 +213,7 @@ function TenantPick() {
         {(found.data?.items ?? []).map((each) => (
           <Menu.Item
             key={each.name}
-            renderRoot={(props) => <Link to="/t/$tenant/fleet" params={{ tenant: each.name }} {...props} />}
+            renderRoot={(props) => <Link to="/t/$tenant" params={{ tenant: each.name }} {...props} />}
             rightSection={each.name === tenant ? <IconCheck size={15} /> : undefined}
           >
             <b>{each.name}</b> <span className="sub">{each.title}</span>
