@@ -53,7 +53,7 @@ class PastRange:
 
 
 @dataclass(frozen=True, slots=True)
-class PastLane:
+class PastRates:
     """A lane: one of the counters a second, at each time; None: nobody knows."""
 
     policy: str
@@ -70,7 +70,7 @@ class LanePast:
         self._url = url.rstrip("/")
         self._room = BoundedSemaphore(_AT_ONCE)
 
-    def ask(self, tenant: str, counter: str, wanted: Sequence[str], over: PastRange) -> list[PastLane]:
+    def ask(self, tenant: str, counter: str, wanted: Sequence[str], over: PastRange) -> list[PastRates]:
         """``wanted``: policy, lane and direction; empty ones are any. Raises :class:`PrometheusError`,
         :class:`StateConflictError`, :class:`TooManyError`, :class:`InvalidError`.
 
@@ -108,9 +108,9 @@ class LanePast:
         return result
 
 
-def _lane(series: dict[str, Any], over: PastRange) -> PastLane:
+def _lane(series: dict[str, Any], over: PastRange) -> PastRates:
     values: list[float | None] = [None] * over.points
     for at, value in series["values"]:
         values[round((at - over.since) / over.step)] = float(value)
     policy, lane, direction = (series["metric"].get(name, "") for name in _LABELS)
-    return PastLane(policy, lane, direction, values)
+    return PastRates(policy, lane, direction, values)

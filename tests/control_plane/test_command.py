@@ -111,7 +111,7 @@ def test_a_policy_by_the_command_line(tmp_path: Path, client: Client) -> None:
         assert (found["revision"], found["in_force"]["selector"]) == (1, {"team": "shop"})
         [head, row] = client.run("policy", "list").stdout.splitlines()
         assert head.split()[:2] == ["NAME", "REVISION"]
-        assert row.split() == ["web", "1", "yes", "no", "100Mbit", "web", "team=shop"]
+        assert row.split() == ["web", "1", "yes", "no", "100Mbit", "web", "team=shop", "all"]
         assert "total: 100Mbit" in client.run("policy", "get", "web", "-o", "yaml").stdout
 
         file.write_text(POLICY.replace("1Mbit", "200Mbit", 1))

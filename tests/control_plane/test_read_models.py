@@ -246,6 +246,7 @@ steps = st.one_of(
 )
 
 
+@pytest.mark.timeout(300)
 def test_tables_are_what_the_log_says_however_they_were_made(plane: ControlPlane) -> None:
     seen: set[str] = set()
 

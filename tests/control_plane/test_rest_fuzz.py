@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ from control_plane.service import Circumstances, ControlPlane
 from control_plane.store.event_store import open_store
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-EXAMPLES = 20
+EXAMPLES = 12
 """Of each operation; there are some twenty-five."""
 REAL = {"tenant": "default", "policy": "web", "cluster": "east", "group": "ops"}
 """Names that there are. Those that a schema gives rise to lead nowhere."""
@@ -30,6 +31,7 @@ POLICY = {"total": "100Mbit", "classes": [{"name": "web", "rate": "1Mbit", "matc
 CONDITIONS = ("If-Match", "If-None-Match", "Idempotency-Key")
 
 
+@pytest.mark.timeout(400)  # a hundred operations
 def test_every_operation_answers_as_it_is_documented(database_url: str) -> None:
     store = open_store(database_url)
     plane = ControlPlane(store)
