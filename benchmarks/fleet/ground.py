@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Thread
@@ -19,6 +20,8 @@ from benchmarks.errors import CandidateError
 from benchmarks.processes import process_seconds, wait_until
 
 _PATIENCE: Final = 900.0
+_KEPT: Final = 2.0
+"""Seconds for which a connection may be idle and used again: uvicorn closes it after five."""
 _SAID: Final = 2000
 """Characters of a log that are told when a process fails."""
 _BIND: Final = ("setpriv", "--pdeathsig", "KILL", "--")
@@ -90,15 +93,19 @@ class RestClient:
 
     def __init__(self, port: int, token: str) -> None:
         self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        self._asked = 0.0
         self._headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
 
     def ask(self, method: str, path: str, document: object = None) -> Any:
         """``path`` is below the tenant ``default``."""
         body = None if document is None else json.dumps(document)
+        if time.monotonic() - self._asked > _KEPT:
+            self._connection.close()
         try:
             self._connection.request(method, f"/v1/tenants/default{path}", body, self._headers)
             answer = self._connection.getresponse()
             text = answer.read()
+            self._asked = time.monotonic()
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise CandidateError(f"{method} {path}: {error}") from None

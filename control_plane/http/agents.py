@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -22,8 +22,11 @@ from control_plane.http.documents import Asked, Happened, Page
 from control_plane.http.lists import AgentSort, Prefix, prefixed, read_page
 from control_plane.http.problems import responses
 from control_plane.http.tenants import CHANGES, existing
-from control_plane.read_models.listing import equal
+from control_plane.read_models.listing import equal, one_of
 from control_plane.read_models.lists import AGENTS
+
+_FEW: Final = 200
+"""Agents that a database is asked about by their names."""
 
 router = APIRouter(prefix="/v1/tenants/{tenant}", responses=responses())
 
@@ -177,6 +180,12 @@ def list_all_agents(
     filters = [] if cluster is None else [equal("cluster", cluster if is_name(cluster) else "")]
     filters += prefixed("node", node)
     agents = fleet.agents(tenant)
+
+    if state is not None and state is not AgentState.AWAY:
+        # Who is away may never have been here. Of the others few are in most states: no need to look at all.
+        found_now = [node for (_, node), status in list(agents.agents.items()) if agents.state(status) is state]
+        if len(found_now) <= _FEW:
+            filters.append(one_of("node", found_now))
 
     def wanted(row: Mapping[str, Any]) -> bool:
         return state is None or agents.state(agents.agents.get((row["cluster"], row["node"]))) is state

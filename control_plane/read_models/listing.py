@@ -29,6 +29,11 @@ def equal(column: str, value: Value) -> Filter:
     return Filter(f"{column} = ?", (value,))
 
 
+def one_of(column: str, values: Sequence[Value]) -> Filter:
+    """Rows that have one of these values; there may be none, and should not be many hundreds."""
+    return Filter(f"{column} IN ({', '.join('?' * len(values))})" if values else "1 = 0", tuple(values))
+
+
 def begins(column: str, prefix: str) -> Filter:
     """Rows whose value begins so. The column is compared byte by byte."""
     return Filter(f"({column} >= ? AND {column} < ?)", (prefix, prefix + _AFTER_ALL))

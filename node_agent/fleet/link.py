@@ -22,9 +22,10 @@ from node_agent.fleet.transport import Address, calling
 from traffic_policy.errors import PodlaneError
 
 _SHORTEST: Final = 0.5
-_LONGEST: Final = 30.0
+_LONGEST: Final = 20.0
 """Seconds between which the longest pause before the next attempt grows; each is a random part of it, so that ten
-thousand agents do not come at once (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/)."""
+thousand agents do not come at once (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/). After
+an absence as many come in a second as one core of a control plane shakes hands with."""
 _REFUSED: Final = (30.0, 90.0)
 """Seconds before an agent that is refused asks again: somebody has to do something first."""
 _PROVEN: Final = 10.0

@@ -14,6 +14,7 @@ from control_plane.bootstrap import another_token
 from control_plane.certificates.authority import utc
 from control_plane.domain.commands import AddCluster, EnrolAgent, IssueJoinToken, RemovePolicy
 from control_plane.fleet.invitation import Invitation
+from control_plane.http import agents
 from control_plane.http.app import create_app
 from fleet_api.agent_pb2 import Health, LaneSum, Report, WorkloadState
 
@@ -50,7 +51,9 @@ def listed(api: TestClient, **query: Any) -> list[tuple[str, str, str]]:
     return [(each["cluster"], each["node"], each["state"]) for each in answer.json()["items"]]
 
 
-def test_agents_are_listed_by_state_and_cluster_page_by_page(bench: Bench, api: TestClient) -> None:
+def test_agents_are_listed_by_state_and_cluster_page_by_page(
+    bench: Bench, api: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench.do(AddCluster("west"))
     enrolled(bench, "n9", "west")
     enrolled(bench, "n8", "east")
@@ -69,6 +72,8 @@ def test_agents_are_listed_by_state_and_cluster_page_by_page(bench: Bench, api: 
     assert listed(api) == all_five
     assert listed(api, state="away") == all_five[3:]
     assert listed(api, state="failed", cluster="east") == [all_five[1]]
+    monkeypatch.setattr(agents, "_FEW", 0)
+    assert listed(api, state="failed", cluster="east") == [all_five[1]], "also where there are too many to name"
     assert listed(api, cluster="west") == all_five[4:]
     found, cursor = [], ""
     while cursor is not None:
