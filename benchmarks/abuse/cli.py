@@ -14,13 +14,13 @@ from benchmarks.abuse.figures import SUBJECTS, Size, broken, document
 from benchmarks.abuse.run import Plan, Runner
 from benchmarks.abuse.scenarios import SCENARIOS
 from benchmarks.analysis import Analysis
-from benchmarks.command import FOLDER, end_tidily, make_folder, names, placement, tell
+from benchmarks.command import FOLDER, end_tidily, make_folder, names, placement
 from benchmarks.errors import BenchmarkError
-from benchmarks.progress import Progress
-from benchmarks.report import JSON, MARKDOWN
+from benchmarks.measured import measuring
+from benchmarks.report import JSON
 from benchmarks.results import CandidateInfo, Results
 from daemon import log
-from podlane.console import console, failing_clearly
+from podlane.console import failing_clearly
 
 _FOLDER: Final = FOLDER / "abuse"
 _ROUNDS, _SECONDS, _RATE, _AROUND = 1, 30.0, 500.0, 3.0
@@ -100,13 +100,6 @@ def _measure(plan: Plan, output: Path) -> Results:
     podlane = version("podlane")
     candidates = {name: CandidateInfo(title, podlane) for name, title in SUBJECTS.items()}
     results = Results(machine.describe(), facts, candidates)
-    try:
-        with Progress(console(error=True)) as progress:
-            Runner(cpus, results, progress, output / JSON, plan).run()
-            results.complete = True
-    finally:
-        if results.samples:
-            results.write(output / JSON)
-            (output / MARKDOWN).write_text(document(Analysis(results), {s.name: s for s in plan.scenarios}))
-            tell([output / JSON, output / MARKDOWN])
+    with measuring(results, output, lambda found: document(found, {s.name: s for s in plan.scenarios})) as progress:
+        Runner(cpus, results, progress, output / JSON, plan).run()
     return results

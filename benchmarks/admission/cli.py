@@ -13,12 +13,12 @@ from benchmarks import machine
 from benchmarks.admission.figures import LOADS, Load, choose, collapses, document
 from benchmarks.admission.run import Plan, Runner
 from benchmarks.analysis import Analysis
-from benchmarks.command import FOLDER, end_tidily, make_folder, names, placement, tell
+from benchmarks.command import FOLDER, end_tidily, make_folder, names, placement
 from benchmarks.errors import BenchmarkError
-from benchmarks.progress import Progress
-from benchmarks.report import JSON, MARKDOWN
+from benchmarks.measured import measuring
+from benchmarks.report import JSON
 from benchmarks.results import CandidateInfo, Results
-from podlane.console import console, failing_clearly
+from podlane.console import failing_clearly
 
 _FOLDER: Final = FOLDER / "admission"
 _ROUNDS, _SECONDS, _RATE = 3, 30.0, 200.0
@@ -99,13 +99,6 @@ def _measure(plan: Plan, output: Path, *, quick: bool) -> Results:
     }
     podlane = version("podlane")
     results = Results(machine.describe(), facts, {load.name: CandidateInfo(load.title, podlane) for load in plan.loads})
-    try:
-        with Progress(console(error=True)) as progress:
-            Runner(cpus, results, progress, output / JSON, plan).run()
-            results.complete = True
-    finally:
-        if results.samples:
-            results.write(output / JSON)
-            (output / MARKDOWN).write_text(document(Analysis(results)))
-            tell([output / JSON, output / MARKDOWN])
+    with measuring(results, output, document) as progress:
+        Runner(cpus, results, progress, output / JSON, plan).run()
     return results

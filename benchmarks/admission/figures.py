@@ -8,6 +8,7 @@ from typing import Final
 
 from benchmarks.analysis import Analysis
 from benchmarks.goals import Goal
+from benchmarks.measured import goals_table, interrupted, machine_line
 from benchmarks.metrics.base import Better, Figure
 from benchmarks.tables import number, table, with_range
 
@@ -103,7 +104,7 @@ def document(analysis: Analysis) -> str:
     rate = number(analysis.results.settings["rate"])
     sections = [
         ("", _heading(analysis)),
-        ("Goals", _goals(analysis)),
+        ("Goals", goals_table(GOALS, analysis)),
         (f"At {rate} requests/s", _loads(analysis, PACED)),
         ("As many as can be", _loads(analysis, FLAT_OUT)),
         ("Memory of the injector", _memory(analysis)),
@@ -114,21 +115,12 @@ def document(analysis: Analysis) -> str:
 
 
 def _heading(analysis: Analysis) -> str:
-    machine, settings = analysis.results.machine, analysis.results.settings
-    state = "" if analysis.results.complete else " **The run was interrupted.**"
+    settings = analysis.results.settings
     first = " The loads at the rate ran before all other programs on the machine." if settings["precedence"] else ""
     return (
-        f"Measured on {machine['date']}: {machine['processor']}, {machine['cpus']} CPUs, {machine['memory']}, "
-        f"Linux {machine['kernel']}, {machine['system']}, Python {machine['python']}; load average before: "
-        f"{machine['load before']}. Medians, and the rounds' least and greatest; rounds, each with an injector of its "
-        f"own: {settings['rounds']}; {settings['seconds']:g} s per load.{first}{state}"
+        f"{machine_line(analysis)}; rounds, each with an injector of its own: {settings['rounds']}; "
+        f"{settings['seconds']:g} s per load.{first}{interrupted(analysis)}"
     )
-
-
-def _goals(analysis: Analysis) -> str:
-    words = {True: "met", False: "**not met**", None: "not measured"}
-    rows = [[goal.title, goal.wanted, number(goal.value(analysis)), words[goal.met(analysis)]] for goal in GOALS]
-    return table(["figure", "goal", "median", ""], rows)
 
 
 def _loads(analysis: Analysis, measured: Measured) -> str:

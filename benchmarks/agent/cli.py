@@ -13,12 +13,12 @@ from benchmarks import machine
 from benchmarks.agent.figures import AGENT, collapses, document
 from benchmarks.agent.run import Plan, Runner
 from benchmarks.analysis import Analysis
-from benchmarks.command import FOLDER, end_tidily, make_folder, placement, tell
+from benchmarks.command import FOLDER, end_tidily, make_folder, placement
 from benchmarks.errors import BenchmarkError
-from benchmarks.progress import Progress
-from benchmarks.report import JSON, MARKDOWN
+from benchmarks.measured import measuring
+from benchmarks.report import JSON
 from benchmarks.results import CandidateInfo, Results
-from podlane.console import console, failing_clearly
+from podlane.console import failing_clearly
 from podlane.options import choice
 from traffic_policy.settings import AgentDatapath
 
@@ -87,13 +87,6 @@ def _measure(plan: Plan, output: Path) -> Results:
         "proxy_cpu": cpus.proxy,
     }
     results = Results(machine.describe(), facts, {AGENT: CandidateInfo("the node's agent", version("podlane"))})
-    try:
-        with Progress(console(error=True)) as progress:
-            Runner(cpus, results, progress, output / JSON, plan).run()
-            results.complete = True
-    finally:
-        if results.samples:
-            results.write(output / JSON)
-            (output / MARKDOWN).write_text(document(Analysis(results)))
-            tell([output / JSON, output / MARKDOWN])
+    with measuring(results, output, document) as progress:
+        Runner(cpus, results, progress, output / JSON, plan).run()
     return results

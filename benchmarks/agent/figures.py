@@ -2,65 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from benchmarks.analysis import Analysis
 from benchmarks.goals import Goal
-from benchmarks.metrics.base import Better, Figure
+from benchmarks.measured import Measured, goals_table, interrupted, less, machine_line, report
 from benchmarks.tables import number, table, with_range
 
 AGENT: Final = "agent"
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A measurement: its name, its title, and its figures by their keys."""
-
-    name: str
-    title: str
-    figures: Mapping[str, Figure]
-
-
-def _less(title: str, unit: str) -> Figure:
-    return Figure(title, unit, Better.LESS)
 
 
 TOGETHER: Final = Measured(
     "together",
     "all but one named at once",
     {
-        "seconds": _less("until the last has its lanes", "s"),
-        "cpu_ms": _less("CPU for each, its programs included", "ms"),
+        "seconds": less("until the last has its lanes", "s"),
+        "cpu_ms": less("CPU for each, its programs included", "ms"),
     },
 )
 MEMORY: Final = Measured(
     "memory",
     "memory (PSS)",
     {
-        "one_mib": _less("with one", "MiB"),
-        "all_mib": _less("with all", "MiB"),
-        "each_mib": _less("for each further one", "MiB"),
+        "one_mib": less("with one", "MiB"),
+        "all_mib": less("with all", "MiB"),
+        "each_mib": less("for each further one", "MiB"),
     },
 )
-IDLE: Final = Measured("idle", "none has traffic", {"cpu_percent": _less("CPU, of one core", "%")})
+IDLE: Final = Measured("idle", "none has traffic", {"cpu_percent": less("CPU, of one core", "%")})
 ADOPTED: Final = Measured(
     "adopted",
     "the next agent after SIGKILL",
     {
-        "seconds": _less("until it has adopted all, its start included", "s"),
-        "cpu_s": _less("CPU until then", "s"),
-        "start_s": _less("CPU of a start with one workload, for comparison", "s"),
+        "seconds": less("until it has adopted all, its start included", "s"),
+        "cpu_s": less("CPU until then", "s"),
+        "start_s": less("CPU of a start with one workload, for comparison", "s"),
     },
 )
 PACED: Final = Measured(
     "paced",
     "namespaces that come at a rate",
     {
-        "p50_ms": _less("from the namespace to its lanes, p50", "ms"),
-        "p99_ms": _less("from the namespace to its lanes, p99", "ms"),
-        "late_p99_ms": _less("namespaces came late, p99", "ms"),
+        "p50_ms": less("from the namespace to its lanes, p50", "ms"),
+        "p99_ms": less("from the namespace to its lanes, p99", "ms"),
+        "late_p99_ms": less("namespaces came late, p99", "ms"),
     },
 )
 ALL: Final = (TOGETHER, MEMORY, IDLE, ADOPTED, PACED)
@@ -93,28 +78,13 @@ def collapses(analysis: Analysis) -> list[str]:
 
 def document(analysis: Analysis) -> str:
     """The whole report."""
-    sections = [("", _heading(analysis)), ("Goals", _goals(analysis)), ("Figures", _figures(analysis))]
-    if wrong := "\n".join(_wrong(analysis)):
-        sections.append(("What went wrong", wrong))
-    return "\n\n".join(f"### {title}\n\n{text}" if title else text for title, text in sections) + "\n"
-
-
-def _heading(analysis: Analysis) -> str:
-    machine, settings = analysis.results.machine, analysis.results.settings
-    state = "" if analysis.results.complete else " **The run was interrupted.**"
-    return (
-        f"Measured on {machine['date']}: {machine['processor']}, {machine['cpus']} CPUs, {machine['memory']}, "
-        f"Linux {machine['kernel']}, {machine['system']}, Python {machine['python']}; load average before: "
-        f"{machine['load before']}. Medians, and the rounds' least and greatest; rounds: {settings['rounds']}; "
-        f"workloads: {settings['workloads']}, idle for {settings['seconds']:g} s; {settings['coming']} more at "
-        f"{settings['rate']:g} per second.{state}"
+    settings = analysis.results.settings
+    heading = (
+        f"{machine_line(analysis)}; rounds: {settings['rounds']}; workloads: {settings['workloads']}, idle for "
+        f"{settings['seconds']:g} s; {settings['coming']} more at {settings['rate']:g} per second."
+        f"{interrupted(analysis)}"
     )
-
-
-def _goals(analysis: Analysis) -> str:
-    words = {True: "met", False: "**not met**", None: "not measured"}
-    rows = [[goal.title, goal.wanted, number(goal.value(analysis)), words[goal.met(analysis)]] for goal in GOALS]
-    return table(["figure", "goal", "median", ""], rows)
+    return report([("", heading), ("Goals", goals_table(GOALS, analysis)), ("Figures", _figures(analysis))], analysis)
 
 
 def _figures(analysis: Analysis) -> str:
@@ -124,8 +94,3 @@ def _figures(analysis: Analysis) -> str:
         for key, figure in measured.figures.items()
     ]
     return table(["", "agent"], rows)
-
-
-def _wrong(analysis: Analysis) -> Iterator[str]:
-    for _, what, why in analysis.failures():
-        yield f"* {what}: {why}"

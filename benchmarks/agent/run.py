@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.admission.load import percentile
-from benchmarks.agent.figures import ADOPTED, AGENT, ALL, IDLE, MEMORY, PACED, TOGETHER, Measured
+from benchmarks.agent.figures import ADOPTED, AGENT, ALL, IDLE, MEMORY, PACED, TOGETHER
 from benchmarks.agent.ground import Agent, Ground
+from benchmarks.measured import Measured
 from benchmarks.processes import process_seconds, resident_mib
 from benchmarks.progress import Progress
 from benchmarks.results import Results, Sample
