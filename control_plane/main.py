@@ -97,7 +97,8 @@ def serve(
                 time.time,
             )
             agents.start()
-            rollouts = RolloutDriver(plane, fleet, PrometheusGates(settings.prometheus))
+            prometheus = PrometheusGates(settings.prometheus)
+            rollouts = RolloutDriver(plane, fleet, prometheus)
             rollouts.start()
             desk = desk_of(plane, reach, ChannelSecrets(settings.channel_secrets or settings.state / "channel-secrets"))
             alerts = AlertDriver(plane, fleet, desk.view, desk.teller)
@@ -107,16 +108,21 @@ def serve(
 
                 link = KafkaLink(plane, topic)
                 link.start()
-            dependencies = [link.kafka] if link else []
             port = listener.getsockname()[1]
             url = _url(settings, port)
+            users = _users(settings, store, url)
             gate = Gate(
                 plane,
                 RefusalRecorder(plane),
                 settings.rate_limit,
-                users=_users(settings, store, url),
+                users=users,
                 secure=(settings.public_url or url).startswith("https:"),
             )
+            dependencies = [
+                *([link.kafka] if link else []),
+                *([users.provider.dependency] if users else []),
+                *([prometheus.dependency] if settings.prometheus else []),
+            ]
             config = uvicorn.Config(
                 create_app(
                     plane,

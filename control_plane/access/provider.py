@@ -21,6 +21,7 @@ from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
 from control_plane.domain.errors import UnauthenticatedError
+from control_plane.health import Dependency
 from traffic_policy.errors import PodlaneError
 
 _ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512")
@@ -85,6 +86,8 @@ class IdentityProvider:
 
     settings: ProviderSettings
     clock: Callable[[], float] = time.time
+    dependency: Dependency = field(default_factory=lambda: Dependency("identity provider"))
+    """Whether it was there when it was asked last."""
     _metadata: Mapping[str, Any] = field(default_factory=dict, init=False)
     _keys: KeySet | None = field(default=None, init=False)
     _read_at: float = field(default=0.0, init=False)
@@ -98,7 +101,7 @@ class IdentityProvider:
     def _about(self) -> Mapping[str, Any]:
         """OpenID Connect Discovery 1.0, section 4."""
         if not self._metadata:
-            found = _fetch(
+            found = self._fetch(
                 urllib.request.Request(f"{self.settings.issuer.rstrip('/')}/.well-known/openid-configuration")
             )
             if found.get("issuer") != self.settings.issuer:
@@ -175,7 +178,7 @@ class IdentityProvider:
                 return
             raise ProviderError(f"{self.settings.issuer} could not be asked a moment ago. See that it runs.")
         try:
-            self._keys = _key_set(_fetch(urllib.request.Request(self.endpoint("jwks_uri"))))
+            self._keys = _key_set(self._fetch(urllib.request.Request(self.endpoint("jwks_uri"))))
         except ProviderError:
             self._failed_at = now
             if self._keys is None or now > self._read_at + _KEPT_S:
@@ -245,7 +248,16 @@ class IdentityProvider:
         form["client_id"] = self.settings.client_id
         if self.settings.secret:
             form["client_secret"] = self.settings.secret
-        return _fetch(urllib.request.Request(url, urlencode(form).encode()))
+        return self._fetch(urllib.request.Request(url, urlencode(form).encode()))
+
+    def _fetch(self, request: urllib.request.Request) -> dict[str, Any]:
+        try:
+            found = _fetch(request)
+        except ProviderError as error:
+            self.dependency.is_away(str(error))
+            raise
+        self.dependency.is_up()
+        return found
 
 
 def _challenge(verifier: str) -> str:

@@ -19,6 +19,7 @@ from control_plane.domain.rollout import PrometheusGate, Rollout, RolloutState
 from control_plane.domain.rollout_gates import GoOn, QueryAnswer, SeenOfRollout, StayAt, TakeBack, judge
 from control_plane.domain.tenant import Tenant
 from control_plane.fleet.agent_status import AgentState, AgentStatus, FleetStatus, RolloutProgress, TenantAgents
+from control_plane.health import Dependency
 from control_plane.service import Circumstances, ControlPlane
 from control_plane.store.database import Execute
 from control_plane.store.errors import StaleError, StoreError
@@ -51,6 +52,8 @@ class PrometheusGates:
         self._url = url.rstrip("/")
         self._clock = clock
         self._worker = ThreadPoolExecutor(1, "prometheus")
+        self.dependency = Dependency("prometheus")
+        """Whether it was there when it was asked last."""
         self._known: dict[PrometheusGate, tuple[float, Future[QueryAnswer]]] = {}
 
     def answer(self, gate: PrometheusGate) -> QueryAnswer:
@@ -60,9 +63,17 @@ class PrometheusGates:
         at, asked = self._known.get(gate, (0.0, None))
         if asked is None or (asked.done() and self._clock() - at >= _ASK):
             before = asked.result() if asked is not None else QueryAnswer(gate, trouble="it has not answered yet")
-            self._known[gate] = (self._clock(), self._worker.submit(ask_prometheus, self._url, gate))
+            self._known[gate] = (self._clock(), self._worker.submit(self._ask, gate))
             return before
         return asked.result() if asked.done() else QueryAnswer(gate, trouble="it has not answered yet")
+
+    def _ask(self, gate: PrometheusGate) -> QueryAnswer:
+        answer = ask_prometheus(self._url, gate)
+        if answer.trouble:
+            self.dependency.is_away(answer.trouble)
+        else:
+            self.dependency.is_up()
+        return answer
 
     def close(self) -> None:
         self._worker.shutdown(wait=False, cancel_futures=True)

@@ -1,4 +1,5 @@
-"""``/healthz``: whether requests can be served, and which dependency is away since when. Asks for no token."""
+"""``/healthz``: whether requests can be served, and which dependency is away since when; ``/readyz``: whether to send
+any. Neither asks for a token."""
 
 from __future__ import annotations
 
@@ -41,7 +42,9 @@ def router_of(plane: ControlPlane, dependencies: Sequence[Dependency]) -> APIRou
     database = Dependency("database")
 
     @router.get("/healthz")
+    @router.get("/readyz")
     def get_health(response: Response) -> HealthDocument:
+        """The same for both: without the database nothing can be served, and without anything else most can."""
         try:
             with plane.store.database.reading() as execute:
                 execute("SELECT 1")

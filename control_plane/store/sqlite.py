@@ -19,7 +19,7 @@ from typing import Any, Final
 from control_plane.store.database import Execute, Value
 from control_plane.store.errors import StoreError
 
-_PATIENCE: Final = 10.0
+_PATIENCE: Final = 30.0
 """Seconds to wait for other processes that write. A commit takes some ms, on a slow disk some hundred."""
 
 

@@ -52,6 +52,16 @@ PRODUCTION = Values(
         },
     }
 )
+SCALED = Values(
+    {
+        **PRODUCTION.values,
+        "controlPlane": {
+            **PRODUCTION.values["controlPlane"],
+            "autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 9, "cpuPercent": 60},
+            "resources": {"requests": {"cpu": "500m"}},
+        },
+    }
+)
 AGENT = Values(
     {
         "agent": {
@@ -68,8 +78,8 @@ AGENT_CLEANUP = Values({"agent": {**AGENT.values["agent"], "cleanup": True}})
 LONG = Values({**EMBEDDED.values, "nameOverride": "n" * 60, "revision": "canary"})
 EACH = pytest.mark.parametrize(
     "case",
-    [EMBEDDED, PRODUCTION, LONG, AGENT, AGENT_CLEANUP],
-    ids=["embedded", "production", "long", "agent", "cleanup"],
+    [EMBEDDED, PRODUCTION, SCALED, LONG, AGENT, AGENT_CLEANUP],
+    ids=["embedded", "production", "scaled", "long", "agent", "cleanup"],
 )
 PLANES = pytest.mark.parametrize("case", [EMBEDDED, PRODUCTION], ids=["embedded", "production"])
 
@@ -166,6 +176,29 @@ def test_with_postgresql_it_is_any_number(monkeypatch: pytest.MonkeyPatch) -> No
     assert (settings.log_format, settings.log_level) == ("console", "debug")
 
 
+def test_an_autoscaler_says_how_many() -> None:
+    manifests = own(SCALED)
+    workload = workload_of(manifests)
+    assert "replicas" not in workload["spec"], "each upgrade would set it back"
+    scaler = the(manifests, "HorizontalPodAutoscaler")["spec"]
+    assert scaler["scaleTargetRef"] == {
+        "apiVersion": workload["apiVersion"], "kind": workload["kind"], "name": workload["metadata"]["name"],
+    }  # fmt: skip
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 9)
+    assert scaler["metrics"][0]["resource"]["target"]["averageUtilization"] == 60
+    assert the(manifests, "PodDisruptionBudget")
+    assert not list(of_kind(own(PRODUCTION), "HorizontalPodAutoscaler"))
+
+
+def test_it_has_the_time_that_draining_takes() -> None:
+    from control_plane.fleet import port
+    from control_plane.gateway.limits import GatewayLimits
+    from control_plane.main import _DRAIN
+
+    needed = _DRAIN + port._MOVE + 2 * port._DRAIN + GatewayLimits().drain_time
+    assert pod_of(own(PRODUCTION))["terminationGracePeriodSeconds"] > needed
+
+
 def test_secrets_are_where_it_looks_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     manifests = own(PRODUCTION)
     spec, settings = pod_of(manifests), settings_of(manifests, monkeypatch)
@@ -203,7 +236,7 @@ def test_services_lead_to_its_ports(case: Values, monkeypatch: pytest.MonkeyPatc
     assert settings.agents_names[0] == case.values["controlPlane"].get("agentsNames", settings.agents_names)[0]
     for name in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert (container[name]["httpGet"]["port"], container[name]["httpGet"]["scheme"]) == ("https", "HTTPS")
-    assert container["readinessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] != "/healthz", "a database that is away is no reason to end it"
 
 
@@ -260,6 +293,8 @@ def test_values_say_who_reaches_it_and_whom_it_reaches() -> None:
     [
         ({"tls": {"secretName": ""}}, "/controlPlane/tls/secretName"),
         ({"replicas": 2}, "SQLite has one process"),
+        ({"autoscaling": {"enabled": True}}, "controlPlane.autoscaling: SQLite has one process"),
+        ({"autoscaling": {"enabled": True, "minReplicas": 0}}, "minReplicas"),
         ({"database": {"secretName": "postgresql"}}, "controlPlane.ca.secretName is needed"),
         ({"reviewers": {"thisCluster": "east"}}, "/controlPlane/reviewers/thisCluster"),
         ({"environment": {"PODLANE_AGENT_NODE": "a"}}, "PODLANE_AGENT_NODE"),
