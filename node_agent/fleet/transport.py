@@ -170,6 +170,12 @@ def _shown_chain(address: Address) -> list[bytes]:
         return [each.public_bytes(_ssl.ENCODING_DER) for each in found or ()]
 
 
+_ANOTHER: Final = (
+    "If this is another control plane, or one that was made anew, than the agent joined, it has to join again: end it, "
+    "empty its folder of --data, and start it."
+)
+
+
 def _broken(error: Exception) -> CallEndedError:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLError):
@@ -184,7 +190,7 @@ def _why(error: trio.BrokenResourceError) -> str:
 
 def _of_tls(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate cannot be trusted: {error.verify_message.rstrip('.')}."
+        return f"its certificate cannot be trusted: {error.verify_message.rstrip('.')}. {_ANOTHER}"
     return f"{(error.reason or str(error)).lower().replace('_', ' ')}."
 
 

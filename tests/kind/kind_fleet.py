@@ -26,6 +26,8 @@ FLEET_CA: Final = "podlane-fleet-ca"
 VOLUME: Final = "podlane-control-plane"
 FOLDER: Final = "/var/lib/podlane-test-control-plane"
 """Of the node, where the volume is: what the node image has for a provisioner makes folders for root alone."""
+AGENTS_FOLDER: Final = "/var/lib/podlane/agent"
+"""Of the node, where an agent keeps its certificate, and what it was told."""
 _WITH_CONTROL_PLANE: Final = (
     "controlPlane.enabled=true",
     "controlPlane.image.repository=podlane-control-plane",
@@ -57,7 +59,9 @@ class Fleet:
         """Start one, log in, and connect the cluster's agents. In the end what the chart does not know of is removed."""
         made = cls(cluster, folder)
         system = cluster.kubectl.within(SYSTEM)
-        made._remove_volume()  # of a run that was killed
+        # Of a run that was killed; an agent would go on with what another control plane has told it.
+        made._remove_volume()
+        cluster.in_node("rm", "-rf", AGENTS_FOLDER)
         made._make_volume()
         try:
             made._make_certificate()

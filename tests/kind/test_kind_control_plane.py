@@ -9,7 +9,7 @@ from typing import Any, Final
 import pytest
 from kind_agents import ceils, in_the_network_of, told, until_in_force
 from kind_cluster import CEIL, LANES, LANES_NAMESPACE, SIZE, SYSTEM, Client, KindCluster, Server, deployment
-from kind_fleet import Fleet
+from kind_fleet import AGENTS_FOLDER, Fleet
 from kubectl import Kubectl
 from waiting import until
 
@@ -118,12 +118,12 @@ def test_an_uninstallation_leaves_the_volumes_claim_alone(fleet: Fleet, pod: Cli
     """Lanes go with the agents, and what agents have noted on the node: what they were told, and their certificates."""
     cluster, system = fleet.cluster, fleet.cluster.kubectl.within(SYSTEM)
     assert "data" in json.loads(system("get", "configmap", "podlane-fleet-ca", "--output=json"))
-    assert cluster.in_node("ls", "/var/lib/podlane/agent") != ""
+    assert cluster.in_node("ls", AGENTS_FOLDER) != ""
     cluster.helm("uninstall", "podlane", "--wait", "--timeout=120s")
     left = in_the_network_of(pod, cluster)
     assert not [word for word in ("htb", "NFQUEUE", "PODLANE") if word in left], left
     assert pod.upload(server, SIZE, "video.example.com", "http") > 3 * CEIL
-    for folder in ("/run/podlane/agent", "/var/lib/podlane/agent"):
+    for folder in ("/run/podlane/agent", AGENTS_FOLDER):
         assert cluster.in_node("ls", folder) == ""
     kinds = "clusterrole,clusterrolebinding,mutatingwebhookconfiguration,validatingwebhookconfiguration"
     assert "podlane" not in cluster.kubectl("get", kinds, "--output=name")
