@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -102,11 +102,10 @@ class AlertBook:
                 self._forget()
             case AlertChannelSet(name, document):
                 self.channels[name] = AlertChannel.from_document(document)
+                self._untell(name, self.firing)  # whoever it is now has not been told
             case AlertChannelRemoved(name):
                 del self.channels[name]
-                for alert in self.alerts.values():
-                    alert.told.pop(name, None)
-                    alert.troubles.pop(name, None)
+                self._untell(name, self.alerts.values())
             case SilenceSet(id, document, at):
                 self.silences = {id: each for id, each in self.silences.items() if each.ends_at > at}
                 self.silences[id] = AlertSilence.from_document(document)
@@ -124,6 +123,12 @@ class AlertBook:
                     alert.troubles.pop(channel, None)
                     if trouble:
                         alert.troubles[channel] = trouble
+
+    @staticmethod
+    def _untell(channel: str, alerts: Iterable[Alert]) -> None:
+        for alert in alerts:
+            alert.told.pop(channel, None)
+            alert.troubles.pop(channel, None)
 
     def _forget(self) -> None:
         ended = sorted((alert for alert in self.alerts.values() if alert.ended), key=lambda each: (each.ended, each.id))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from control_plane.alerts.desk import desk_of
 from control_plane.alerts.driver import AlertDriver
 from control_plane.alerts.reach import Reach
 from control_plane.alerts.secrets import ChannelSecrets
+from control_plane.bootstrap import first_token
 from control_plane.domain.alert_book import Alert
 from control_plane.domain.alert_channels import AlertChannel, AlertMatcher, AlertSilence, ChannelKind
 from control_plane.domain.alert_rules import AlertKind, AlertRule
@@ -28,6 +30,9 @@ from control_plane.domain.commands import (
     SetAlertRule,
     SetSilence,
 )
+from control_plane.fleet.agent_status import FleetStatus
+from control_plane.service import Circumstances, ControlPlane
+from control_plane.store.event_store import open_store
 from fleet_api.agent_pb2 import LaneSum, Report
 
 LOOPBACK = Reach.parse("127.0.0.0/8")
@@ -272,6 +277,10 @@ def test_a_webhook_that_refuses_for_good_is_noted(watched: Watched, hook: Hook) 
     assert len(hook.got) == 1
     [alert] = watched.alerts
     assert alert.troubles == {"ops": "127.0.0.1 answered 404 Not Found"}
+    watched.bench.do(SetAlertChannel("ops", AlertChannel(ChannelKind.WEBHOOK, f"{hook.url}&right=1")))
+    watched.pass_time(2, packets=100, overlimits=90)
+    assert len(hook.got) == 2, "another place has not been told"
+    assert watched.alerts[0].troubles == {}
 
 
 def test_of_a_silenced_alert_nobody_is_told_until_the_end_of_the_silence(watched: Watched, hook: Hook) -> None:
@@ -319,3 +328,29 @@ def test_alertmanager_has_what_fires(watched: Watched, tmp_path: Path) -> None:
         watched.pass_time(31, packets=100, overlimits=90)
         assert there()[0]["endsAt"] > ends, "it is told again, else it would take it for over"
         assert watched.kinds() == ["AlertFired", "AlertsTold"]
+
+
+def test_of_two_processes_one_looks_and_the_other_takes_over(database_url: str) -> None:
+    drivers, looks = [], [0, 0]
+
+    def clock_of(number: int) -> float:
+        looks[number] += 1
+        return 1_800_000_000.0 + looks[number]
+
+    for number in range(2):
+        plane = ControlPlane(open_store(database_url))
+        first_token(plane)
+        desk = desk_of(plane)
+        drivers.append(AlertDriver(plane, FleetStatus(), desk.view, desk.teller, partial(clock_of, number)))
+    first, second = drivers
+    first.plane.carry_out("default", SetAlertRule("slow", THROTTLED), Circumstances("test"))
+    first.start()
+    until("the first looks", lambda: looks[0] > 1)
+    second.start()
+    until("the first looks on, while the other tries", lambda: looks[0] > 5)
+    assert looks[1] == 1, "when it began"
+    first.close()
+    until("the second looks", lambda: second.view.values_of("default", "slow") is not None)
+    second.close()
+    for driver in drivers:
+        driver.plane.store.close()
