@@ -40,6 +40,7 @@ class _Telling:
     failures: int = 0
     busy: bool = False
     resent: float = 0.0
+    trouble: str = ""
 
 
 class AlertTeller:
@@ -88,6 +89,11 @@ class AlertTeller:
         """Tell a channel now, in the caller's thread, and say what came of it."""
         return self._send(tenant, name, channel, [notice])
 
+    def trouble_of(self, tenant: str, name: str) -> str:
+        """Why a channel could not be told the last time, as far as this process knows; empty: it could, or was not."""
+        telling = self._tellings.get((tenant, name))
+        return "" if telling is None else telling.trouble
+
     def forget(self, tenants: frozenset[str]) -> None:
         """Keep what is known of channels of these tenants alone."""
         for place in [place for place in self._tellings if place[0] not in tenants]:
@@ -119,6 +125,7 @@ class AlertTeller:
             failures = telling.failures + 1
             wait = 0.0 if sent.sent else min(_LONGEST_WAIT, _FIRST_WAIT * 2.0 ** min(failures - 1, 10))
             telling.failures = 0 if sent.sent else failures
+            telling.trouble = "" if sent.sent else sent.says
             if not sent.sent:
                 log.warning("a channel is not told of alerts", tenant=tenant, channel=name, reason=sent.says)
             if new and (sent.sent or not sent.again):

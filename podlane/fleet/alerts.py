@@ -434,8 +434,8 @@ def _silence_rows(silences: list[Any]) -> list[list[str]]:
 
 
 def _channel_rows(channels: list[Any]) -> list[list[str]]:
-    rows = [["CHANNEL", "KIND", "WHERE"]]
+    rows = [["CHANNEL", "KIND", "WHERE", "TROUBLE"]]
     for each in channels:
         where = each["url"] or f"{', '.join(each['to'])} by {each['server']}"
-        rows.append([each["name"], each["kind"], where])
+        rows.append([each["name"], each["kind"], where, each["trouble"] or "-"])
     return rows

@@ -92,6 +92,7 @@ def test_alerts_are_listed_with_what_became_of_them(desk: Desk, hook: Hook) -> N
     desk.ask("PUT", "/rules/slow", RULE)
     desk.pass_time(12, 90)
     desk.driver.close()
+    assert desk.ask("GET", "/channels/ops")["trouble"] == ""
     [alert] = desk.ask("GET", "?state=firing")["items"]
     assert alert["told"] == [{"channel": "ops", "state": "firing", "trouble": ""}]
     assert (alert["ended"], alert["silenced_by"], alert["rule"]) == (None, [], "slow")
@@ -173,6 +174,25 @@ def test_a_channel_is_tested_and_its_secret_is_nowhere(desk: Desk, hook: Hook) -
     assert "word" not in str([event.data for event in desk.store.read_all("default", 0)])
     assert "word" not in str(desk.ask("GET", "/channels"))
     desk.ask("POST", "/channels/other/test", status=404)
+
+
+def test_a_channel_that_is_not_told_says_why(desk: Desk) -> None:
+    desk.ask("PUT", "/channels/ops", {"kind": "webhook", "url": "http://127.0.0.1:9/"})
+    desk.ask("PUT", "/rules/slow", RULE)
+    desk.pass_time(12, 90)
+    desk.driver.close()
+    assert desk.ask("GET", "/channels")["items"][0]["trouble"] == "127.0.0.1 does not answer: Connection refused"
+
+
+def test_what_fires_is_firing_whoever_looks(desk: Desk) -> None:
+    """Also while nothing is seen of it."""
+    desk.ask("PUT", "/rules/slow", RULE)
+    desk.pass_time(12, 90)
+    desk.now += 20
+    desk.driver.look()
+    seen = desk.ask("GET", "/rules/slow")
+    assert (seen["state"], seen["firing"], seen["values"]) == ("firing", 1, [])
+    assert desk.ask("GET", "/rules")["items"] == [seen]
 
 
 def test_a_channel_that_rules_tell_stays(desk: Desk) -> None:

@@ -52,7 +52,7 @@ class SeenValueDocument(BaseModel):
 
 
 class AlertRuleDocument(BaseModel):
-    """``state`` is that of its worst value; null if this process has not looked at it. ``values``: the worst of those
+    """``state`` null: nothing fires, and this process has not looked at it. ``values``: the worst of those
     that were seen last."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
@@ -74,13 +74,13 @@ class AlertRuleDocument(BaseModel):
 
     @classmethod
     def describe(
-        cls, name: str, version: int, document: Mapping[str, Any], seen: Sequence[SeenValue] | None
+        cls, name: str, version: int, document: Mapping[str, Any], seen: Sequence[SeenValue] | None, firing: int
     ) -> AlertRuleDocument:
-        """``document`` is that of the rule, as it is stored."""
+        """``document`` is that of the rule, as it is stored. ``firing``: how many alerts of it do."""
         kind = AlertKind(document["kind"])
         states = {each.state for each in seen or ()}
         state: Literal["inactive", "pending", "firing"] = "inactive"
-        if AlertState.FIRING in states:
+        if firing:
             state = "firing"
         elif AlertState.PENDING in states:
             state = "pending"
@@ -88,8 +88,8 @@ class AlertRuleDocument(BaseModel):
             name=name,
             version=version,
             **document,
-            state=None if seen is None else state,
-            firing=sum(each.state is AlertState.FIRING for each in seen or ()),
+            state=None if seen is None and not firing else state,
+            firing=firing,
             values=[
                 SeenValueDocument(
                     labels=dict(each.labels), value=each.value, says=kind.tell(each.value),
@@ -291,10 +291,11 @@ class ChannelWish(Asked):
 
 
 class ChannelDocument(ChannelWish):
-    """Nothing of it is secret."""
+    """Nothing of it is secret. ``trouble``: why it could not be told the last time, as far as this process knows."""
 
     name: str
     version: int
+    trouble: str
 
 
 class ChannelTest(BaseModel):

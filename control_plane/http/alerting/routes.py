@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections import Counter
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -98,9 +99,15 @@ def list_alert_rules(
         existing(state)
     filters = [*prefixed("name", name), *having("severity", severity)]
     rows, following = read_page(plane, ALERT_RULES, tenant, paging, sort, filters)
+    with plane.reading(tenant) as state:
+        firing = Counter(alert.rule for alert in state.alerts.firing)
     items = [
         AlertRuleDocument.describe(
-            row["name"], row["version"], json.loads(row["document"]), desk.view.values_of(tenant, row["name"])
+            row["name"],
+            row["version"],
+            json.loads(row["document"]),
+            desk.view.values_of(tenant, row["name"]),
+            firing[row["name"]],
         )
         for row in rows
     ]
@@ -112,7 +119,8 @@ def _rule(state: Tenant, name: str, desk: AlertDesk) -> AlertRuleDocument:
     if found is None:
         raise UnknownSubjectError(f"There is no rule {name[:70]}.", "Look at the list of rules.")
     version = state.version(f"alert-rule/{name}")
-    return AlertRuleDocument.describe(name, version, found.to_document(), desk.view.values_of(state.name, name))
+    firing = sum(alert.rule == name for alert in state.alerts.firing)
+    return AlertRuleDocument.describe(name, version, found.to_document(), desk.view.values_of(state.name, name), firing)
 
 
 @router.get("/rules/{rule}")
@@ -230,37 +238,47 @@ def end_silence(writing: TheWriting, tenant: str, silence: str, response: Respon
 
 @router.get("/channels")
 def list_alert_channels(
-    plane: ThePlane, caller: TheCaller, tenant: str, paging: ThePaging, sort: ChannelSort = "name"
+    plane: ThePlane, desk: TheDesk, caller: TheCaller, tenant: str, paging: ThePaging, sort: ChannelSort = "name"
 ) -> Page[ChannelDocument]:
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
         existing(state)
     rows, following = read_page(plane, ALERT_CHANNELS, tenant, paging, sort)
-    items = [ChannelDocument(name=row["name"], version=row["version"], **json.loads(row["document"])) for row in rows]
+    items = [
+        ChannelDocument(
+            name=row["name"],
+            version=row["version"],
+            trouble=desk.teller.trouble_of(tenant, row["name"]),
+            **json.loads(row["document"]),
+        )
+        for row in rows
+    ]
     return Page(items=items, next=following)
 
 
-def _channel(state: Tenant, name: str) -> ChannelDocument:
+def _channel(state: Tenant, name: str, desk: AlertDesk) -> ChannelDocument:
     found = existing(state).alerts.channels.get(name)
     if found is None:
         raise UnknownSubjectError(f"There is no channel {name[:70]}.", "Look at the list of channels.")
-    return ChannelDocument(name=name, version=state.version(f"alert-channel/{name}"), **found.to_document())
+    trouble = desk.teller.trouble_of(state.name, name)
+    version = state.version(f"alert-channel/{name}")
+    return ChannelDocument(name=name, version=version, trouble=trouble, **found.to_document())
 
 
 @router.get("/channels/{channel}")
 def get_alert_channel(
-    plane: ThePlane, caller: TheCaller, tenant: str, channel: str, response: Response
+    plane: ThePlane, desk: TheDesk, caller: TheCaller, tenant: str, channel: str, response: Response
 ) -> ChannelDocument:
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
-        document = _channel(state, channel)
+        document = _channel(state, channel, desk)
     tag(response, document.version)
     return document
 
 
 @router.put("/channels/{channel}", responses=CHANGES)
 def put_alert_channel(
-    writing: TheWriting, tenant: str, channel: str, wish: ChannelWish, response: Response
+    writing: TheWriting, desk: TheDesk, tenant: str, channel: str, wish: ChannelWish, response: Response
 ) -> ChannelDocument | Happened:
     """Its secret is no part of it: a file of the control plane's has that."""
     permit(writing.caller, Operation.ADMINISTER, tenant)
@@ -268,7 +286,7 @@ def put_alert_channel(
     if happened.dry_run:
         return happened
     with writing.plane.reading(tenant) as state:
-        return _channel(state, channel)
+        return _channel(state, channel, desk)
 
 
 @router.delete("/channels/{channel}", responses=CHANGES)
@@ -281,7 +299,7 @@ def try_alert_channel(plane: ThePlane, desk: TheDesk, caller: TheCaller, tenant:
     """Tell it of an alert that is none, now, and say what happened."""
     permit(caller, Operation.PUBLISH, tenant)
     with plane.reading(tenant) as state:
-        _channel(state, channel)
+        _channel(state, channel, desk)
         content = state.alerts.channels[channel]
     outcome = desk.test(tenant, channel, content)
     return ChannelTest(sent=outcome.sent, says=outcome.says)
