@@ -15,7 +15,7 @@ from control_plane.alerts.mail import MailSender
 from control_plane.alerts.notices import AlertNotice, AlertSender, SentNotices
 from control_plane.alerts.reach import Reach
 from control_plane.alerts.secrets import ChannelSecrets
-from control_plane.alerts.sight import lane_labels
+from control_plane.alerts.sight import figures_for, lane_labels
 from control_plane.alerts.teller import AlertTeller
 from control_plane.alerts.webhook import WebhookSender
 from control_plane.domain.alert_book import AlertState
@@ -24,7 +24,8 @@ from control_plane.domain.alert_evaluation import AlertReading, RuleWatch
 from control_plane.domain.alert_rules import LOOK_BACK, AlertRule
 from control_plane.domain.commands import FireAlert
 from control_plane.domain.errors import TooManyError
-from control_plane.fleet.figures import LaneSeries, TenantFigures, moving_totals
+from control_plane.fleet.agent_status import TenantAgents
+from control_plane.fleet.figures import LaneSeries, moving_totals
 from control_plane.service import ControlPlane
 
 _TEST: Final = "podlane-test"
@@ -51,12 +52,12 @@ class AlertDesk:
     clock: Callable[[], float] = time.time
     _trying: Lock = field(default_factory=Lock)
 
-    def try_rule(self, tenant: str, name: str, rule: AlertRule, figures: TenantFigures, until: int) -> AlertTrial:
+    def try_rule(self, tenant: str, name: str, rule: AlertRule, agents: TenantAgents, until: int) -> AlertTrial:
         """One at a time: over hundreds of lanes it takes seconds. Raises :class:`TooManyError`."""
         if not self._trying.acquire(blocking=False):
             raise TooManyError("Another rule is being tried.", _WAIT)
         try:
-            return try_rule(tenant, name, rule, figures, until)
+            return try_rule(tenant, name, rule, agents, until)
         finally:
             self._trying.release()
 
@@ -83,14 +84,16 @@ def desk_of(
     return AlertDesk(AlertView(), AlertTeller(plane, senders, secrets or ChannelSecrets(), clock), clock)
 
 
-def try_rule(tenant: str, name: str, rule: AlertRule, figures: TenantFigures, until: int) -> AlertTrial:
+def try_rule(tenant: str, name: str, rule: AlertRule, agents: TenantAgents, until: int) -> AlertTrial:
     """A rule over the figures of the last fifteen minutes, second by second, by what judges it when it is in force.
 
     Of rules that look at anything but traffic nothing is known of the past: ``seconds`` is 0.
     """
     if not rule.kind.of_traffic:
         return AlertTrial(0, (), None)
-    known = [each for each in figures.window(until, LOOK_BACK, rule.scope.get("policy")) if rule.covers(_labels(each))]
+    figures = figures_for(rule, agents)
+    series = [] if figures is None else figures.window(until, LOOK_BACK, rule.scope.get("policy"))
+    known = [each for each in series if rule.covers(_labels(each, rule))]
     watch = RuleWatch(tenant, name, rule)
     firing: dict[str, tuple[int, FireAlert]] = {}
     fired: list[tuple[int, FireAlert, int]] = []
@@ -108,13 +111,13 @@ def try_rule(tenant: str, name: str, rule: AlertRule, figures: TenantFigures, un
     return AlertTrial(LOOK_BACK - rule.over, tuple(sorted(fired, key=lambda each: each[0])), worst)
 
 
-def _labels(series: LaneSeries) -> dict[str, str]:
-    return lane_labels((series.policy, series.lane, series.direction))
+def _labels(series: LaneSeries, rule: AlertRule) -> dict[str, str]:
+    return lane_labels((series.policy, series.lane, series.direction), rule.scope.get("cluster", ""))
 
 
 def _past(known: list[LaneSeries], rule: AlertRule) -> Iterator[list[AlertReading]]:
     """The values of each second. Seconds in which nothing was heard of a lane have none of it."""
-    labels = [_labels(each) for each in known]
+    labels = [_labels(each, rule) for each in known]
     for totals in zip(*(moving_totals(each, rule.over) for each in known), strict=True):
         yield [
             AlertReading(label, total.value(rule.kind))

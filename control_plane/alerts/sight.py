@@ -11,17 +11,24 @@ from control_plane.domain.alert_rules import AlertKind, AlertRule
 from control_plane.domain.rollout import RolloutState
 from control_plane.domain.tenant import MemberCluster, Tenant
 from control_plane.fleet.agent_status import TenantAgents
-from control_plane.fleet.figures import LaneKey
+from control_plane.fleet.figures import LaneKey, TenantFigures
 
 _GRACE: Final = 10.0
 """Seconds for which an agent may be without connection: it may be on its way back."""
 _NAMED: Final = 3
 
 
-def lane_labels(key: LaneKey) -> dict[str, str]:
-    """Of a lane; workloads' own policies have no name."""
+def lane_labels(key: LaneKey, cluster: str = "") -> dict[str, str]:
+    """Of a lane, over all clusters or in one; workloads' own policies have no name."""
     policy, lane, direction = key
-    return {**({"policy": policy} if policy else {}), "class": lane, "direction": direction}
+    place = {"cluster": cluster, "policy": policy}
+    return {**{name: value for name, value in place.items() if value}, "class": lane, "direction": direction}
+
+
+def figures_for(rule: AlertRule, agents: TenantAgents) -> TenantFigures | None:
+    """Those that a rule is about; None: nothing was heard of its cluster."""
+    cluster = rule.scope.get("cluster")
+    return agents.figures if cluster is None else agents.clusters.get(cluster)
 
 
 @dataclass(slots=True)
@@ -33,23 +40,29 @@ class TenantSight:
     agents: TenantAgents
     now: int
     begun: float
-    _totals: dict[int, dict[LaneKey, LaneTotals]] = field(default_factory=dict)
+    _totals: dict[tuple[str, int], dict[LaneKey, LaneTotals]] = field(default_factory=dict)
     _clusters: dict[AlertKind, list[AlertReading]] = field(default_factory=dict)
 
     def readings(self, rule: AlertRule) -> list[AlertReading]:
         """All values of a rule."""
         if rule.kind.of_traffic:
-            totals = self._totals.get(rule.over)
-            if totals is None:
-                totals = self._totals[rule.over] = self.agents.figures.totals(self.now, rule.over)
+            cluster = rule.scope.get("cluster", "")
             found: Iterator[AlertReading] | list[AlertReading] = (
-                AlertReading(lane_labels(key), total.value(rule.kind)) for key, total in totals.items()
+                AlertReading(lane_labels(key, cluster), total.value(rule.kind))
+                for key, total in self._totals_for(rule).items()
             )
         elif rule.kind is AlertKind.ROLLOUT_STUCK:
             found = self._rollouts()
         else:
             found = self._of_clusters(rule.kind)
         return [each for each in found if rule.covers(each.labels)]
+
+    def _totals_for(self, rule: AlertRule) -> dict[LaneKey, LaneTotals]:
+        place = rule.scope.get("cluster", ""), rule.over
+        if place not in self._totals:
+            figures = figures_for(rule, self.agents)
+            self._totals[place] = {} if figures is None else figures.totals(self.now, rule.over)
+        return self._totals[place]
 
     def _rollouts(self) -> Iterator[AlertReading]:
         for name, policy in self.tenant.policies.items():

@@ -54,7 +54,7 @@ class AlertKind(StrEnum):
     def scopes(self) -> frozenset[str]:
         """What a rule of this kind can be narrowed to."""
         if self.of_traffic:
-            return frozenset(("policy", "class", "direction"))
+            return frozenset(("cluster", "policy", "class", "direction"))
         return frozenset(("policy",) if self is AlertKind.ROLLOUT_STUCK else ("cluster",))
 
     def exceeds(self, value: float, threshold: float) -> bool:

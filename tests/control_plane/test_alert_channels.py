@@ -194,7 +194,7 @@ def test_secrets_are_in_files_of_their_names(tmp_path: Path) -> None:
         (lambda: AlertSilence((AlertMatcher("a", "b"),), 2, 1, "x"), "ends after it begins"),
         (lambda: AlertSilence((AlertMatcher("a", "b"),), 0, 1, " "), "Nobody would know why"),
         (lambda: AlertRule(AlertKind.THROTTLED, 1.5), "nothing is more than 1"),
-        (lambda: AlertRule(AlertKind.THROTTLED, 0.5, {"cluster": "east"}), "cannot be narrowed to a cluster"),
+        (lambda: AlertRule(AlertKind.AGENTS_AWAY, 0.5, {"policy": "web"}), "cannot be narrowed to a policy"),
         (lambda: AlertRule(AlertKind.THROTTLED, 0.5, over=901), "Figures are there"),
         (lambda: AlertRule(AlertKind.THROTTLED, 0.5, labels={"severity": "x"}), "has the label severity already"),
         (lambda: AlertRule(AlertKind.THROTTLED, 0.5, annotations={"a": "{{ secret }}"}), "nothing that an alert has"),

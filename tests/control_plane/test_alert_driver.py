@@ -180,10 +180,14 @@ def test_a_rule_is_about_what_its_scope_says(watched: Watched) -> None:
         "other": {"policy": "shop"},
         "down": {"direction": "ingress"},
         "mine": {"class": "web"},
+        "here": {"cluster": "east", "class": "web"},
+        "there": {"cluster": "west"},
     }.items():
         watched.rule(name, AlertRule(AlertKind.THROTTLED, 0.5, scope, over=5))
     watched.pass_time(10, packets=100, overlimits=90)
-    assert watched.firing == ["mine"]
+    assert watched.firing == ["here", "mine"]
+    [here] = [alert for alert in watched.alerts if alert.rule == "here"]
+    assert (here.labels["cluster"], here.labels["policy"]) == ("east", "web")
 
 
 def test_a_rollout_that_does_not_go_on(watched: Watched) -> None:

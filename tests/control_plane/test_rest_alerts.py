@@ -117,6 +117,8 @@ def test_a_trial_says_how_often_it_would_have_fired(desk: Desk) -> None:
     # After the first second all is beyond half, and 5 later it fires; after 65 it is 5 of 10, and over 30 later.
     assert (first["at"], first["seconds"]) == (NOW + 1 + 5, 65 + 30 - 6)
     assert desk.ask("POST", "/trial", {"rule": {**RULE, "threshold": 0.95}})["fired"] == 0
+    elsewhere = desk.ask("POST", "/trial", {"rule": {**RULE, "scope": {"cluster": "west"}}})
+    assert (elsewhere["fired"], elsewhere["worst"]) == (0, None)
     away = desk.ask("POST", "/trial", {"rule": {"kind": "agents-away", "threshold": 0}})
     assert (away["seconds"], away["says"]) == (0, "Of what rules of the kind agents-away look at, the past is not kept")
     assert desk.ask("GET", "")["items"] == []

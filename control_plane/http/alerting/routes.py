@@ -162,7 +162,7 @@ def try_alert_rule(
     rule = wish.rule.rule()
     with plane.reading(tenant) as state:
         existing(state)
-    trial = desk.try_rule(tenant, wish.name, rule, fleet.agents(tenant).figures, plane.now)
+    trial = desk.try_rule(tenant, wish.name, rule, fleet.agents(tenant), plane.now)
     return TrialDocument.describe(rule, trial)
 
 
