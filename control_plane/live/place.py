@@ -47,8 +47,9 @@ _MOST_STRANGERS: Final = 100
 _LOGIN_S: Final = 10.0
 _MESSAGES: Final = (10.0, 60.0)
 """A second, and at once."""
-_CHECK_S: Final = 0.9
-"""Seconds after which it is asked again whether the viewer may still look."""
+_CHECK_S: Final = 1.9
+_CHECK_NEWS_S: Final = 0.9
+"""Seconds after which it is asked again whether the viewer may still look; and if something was decided since."""
 _GAP_S: Final = 0.1
 """Seconds between two turns, however much happens."""
 _LATE_S: Final = 0.05
@@ -248,9 +249,11 @@ class LivePlace:
         """Send what is new, once a second and when something has happened. A viewer who takes nothing waits here, and
         nothing is made for it meanwhile."""
         while True:
+            check_after = _CHECK_NEWS_S if viewer.news.is_set() else _CHECK_S
             viewer.news.clear()
             more = False
-            await self._check(viewer)
+            if time.monotonic() - viewer.checked > check_after:
+                await self._check(viewer)
             for id, subscription in list(viewer.subscriptions.items()):
                 if time.monotonic() - viewer.checked > _CHECK_S:
                     await self._check(viewer)
@@ -301,8 +304,6 @@ class LivePlace:
 
     async def _check(self, viewer: _Viewer) -> None:
         """Whether the viewer may still look."""
-        if time.monotonic() - viewer.checked <= _CHECK_S:
-            return
         try:
             viewer.caller = await self._do(viewer.known)
         except UnauthenticatedError as error:
