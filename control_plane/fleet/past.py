@@ -53,7 +53,7 @@ class PastRange:
 
 
 @dataclass(frozen=True, slots=True)
-class PastRates:
+class LaneHistory:
     """A lane: one of the counters a second, at each time; None: nobody knows."""
 
     policy: str
@@ -70,7 +70,7 @@ class LanePast:
         self._url = url.rstrip("/")
         self._room = BoundedSemaphore(_AT_ONCE)
 
-    def ask(self, tenant: str, counter: str, wanted: Sequence[str], over: PastRange) -> list[PastRates]:
+    def ask(self, tenant: str, counter: str, wanted: Sequence[str], over: PastRange) -> list[LaneHistory]:
         """``wanted``: policy, lane and direction; empty ones are any. Raises :class:`PrometheusError`,
         :class:`StateConflictError`, :class:`TooManyError`, :class:`InvalidError`.
 
@@ -108,9 +108,9 @@ class LanePast:
         return result
 
 
-def _lane(series: dict[str, Any], over: PastRange) -> PastRates:
+def _lane(series: dict[str, Any], over: PastRange) -> LaneHistory:
     values: list[float | None] = [None] * over.points
     for at, value in series["values"]:
         values[round((at - over.since) / over.step)] = float(value)
     policy, lane, direction = (series["metric"].get(name, "") for name in _LABELS)
-    return PastRates(policy, lane, direction, values)
+    return LaneHistory(policy, lane, direction, values)

@@ -24,6 +24,7 @@ from control_plane.http.documents import EventDocument
 from control_plane.live.messages import MOST_COLUMNS, LiveScope, Subscribe, Topic
 from control_plane.live.topics import WINDOWS, Picture, SeenAgent, TenantView
 from control_plane.service import Caller, ControlPlane
+from control_plane.store.errors import StoreError
 
 _EVENTS: Final = 100
 """Of one frame. Each may be 500 kB, but hardly any is."""
@@ -118,7 +119,6 @@ class LiveHub:
         """Raises :class:`NotAllowedError`, :class:`UnknownSubjectError`, :class:`InvalidError`,
         :class:`StateConflictError`."""
         self.check(wish, caller)
-        moment = self._moment(wish.tenant)
         window = WINDOWS.get(wish.topic)
         if window is not None:
             _check_word("sort", wish.sort.removeprefix("-"), ("", *window.sorts))
@@ -126,14 +126,18 @@ class LiveHub:
         elif wish.topic is not Topic.EVENTS:
             for name in wish.fields:
                 _check_word("fields", name, FIELDS if wish.topic is Topic.SERIES else HEAT)
+        if wish.topic is Topic.WORKLOADS and not (wish.scope.cluster and wish.scope.node):
+            raise InvalidError("Whose workloads?", "Name cluster and node in scope.")
+        subscription = Subscription(wish, wish.after)
+        try:
+            moment = self._moment(wish.tenant)
+        except StoreError:
+            return subscription  # its first frame comes when the database is back
         if wish.topic is Topic.WORKLOADS:
-            if not (wish.scope.cluster and wish.scope.node):
-                raise InvalidError("Whose workloads?", "Name cluster and node in scope.")
             self._watch(wish, moment)
-        cursor = wish.after
-        if wish.topic is Topic.EVENTS and cursor is None:
-            cursor = moment.view.picture.position
-        return Subscription(wish, cursor)
+        elif wish.topic is Topic.EVENTS and wish.after is None:
+            subscription.cursor = moment.view.picture.position
+        return subscription
 
     def check(self, wish: Subscribe, caller: Caller) -> None:
         """Raises :class:`NotAllowedError`."""
@@ -184,7 +188,9 @@ class LiveHub:
             del self._moments[name]
 
     def _events(self, subscription: Subscription, moment: _Moment) -> str | None:
-        after, end = subscription.cursor or 0, moment.view.picture.position
+        end = moment.view.picture.position
+        after = end if subscription.cursor is None else subscription.cursor
+        subscription.cursor = after
         if after > end:
             raise StateConflictError(
                 f"The log ends at {end}: what you have seen beyond was lost when a backup was restored.",

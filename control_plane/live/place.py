@@ -17,7 +17,13 @@ from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from control_plane.access.gate import Gate
-from control_plane.domain.errors import InvalidError, NotAllowedError, TooManyError, UnauthenticatedError
+from control_plane.domain.errors import (
+    InvalidError,
+    NotAllowedError,
+    TooManyError,
+    UnauthenticatedError,
+    UnknownEventError,
+)
 from control_plane.fleet.agent_status import FleetStatus
 from control_plane.fleet.allowance import Allowance
 from control_plane.fleet.figures import SECONDS
@@ -33,6 +39,7 @@ from control_plane.live.messages import (
     read_message,
 )
 from control_plane.service import Caller, ControlPlane
+from control_plane.store.errors import StoreError
 from control_plane.store.refusals import RefusedRequest
 from daemon.log import Logger
 from traffic_policy.errors import PodlaneError
@@ -85,6 +92,8 @@ class _Viewer:
     subscriptions: dict[int, Subscription] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
     said: float = field(default_factory=time.monotonic)
+    waits: bool = False
+    """Whether it was told that nothing can be made now."""
 
     async def send(self, frame: str | bytes) -> None:
         """Waits until there is room. Raises :class:`WebSocketDisconnect`."""
@@ -291,11 +300,19 @@ class LivePlace:
         subscription.more = False
         try:
             frame = await self._do(lambda: self._frame(viewer, subscription))
+        except (StoreError, UnknownEventError) as error:
+            # The database is away, or a newer version has written to it: for a while.
+            log.warning("viewers wait", reason=str(error))
+            if not viewer.waits:
+                viewer.waits = True
+                await viewer.tell("waiting", problem=problem_of(error).model_dump())
+            return False
         except PodlaneError as error:
             if viewer.subscriptions.get(id) is subscription:
                 del viewer.subscriptions[id]
                 await viewer.problem(error, id)
             return False
+        viewer.waits = False
         if frame is not None and viewer.subscriptions.get(id) is subscription:
             await viewer.send(frame)
             self.frames += 1

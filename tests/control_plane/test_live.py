@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -570,3 +571,24 @@ def test_who_has_had_its_share_of_the_processor_waits_and_others_do_not(bench: B
                 heard.append(dear.connection.recv(0.3))
         assert len(heard) <= 1  # a turn that had begun
     until("both are forgotten", lambda: not server.place._taken)
+
+
+def test_viewers_wait_while_the_database_is_away(bench: Bench, server: LiveServer, tmp_path: Path) -> None:
+    def rename(before: str, after: str) -> None:
+        with closing(sqlite3.connect(tmp_path / "events.db", timeout=20)) as database, database:
+            database.execute(f"ALTER TABLE {before} RENAME TO {after}")
+
+    with server.viewer() as viewer:
+        viewer.subscribe(1, "clusters")
+        assert viewer.next("window")["total"] == 1
+        rename("events", "lost")
+        bench.clock[0] += 1
+        waiting = viewer.next("waiting")
+        assert waiting["problem"]["status"] == 503
+        assert "id" not in waiting
+        viewer.subscribe(2, "events")  # meanwhile
+        rename("lost", "events")
+        bench.do(AddCluster("west"))
+        assert viewer.window(lambda w: w["total"] == 2, 1)["position"]
+        bench.do(AddCluster("south"))
+        assert viewer.next("events", 2)["events"][-1]["kind"] == "ClusterAdded"
