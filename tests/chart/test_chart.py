@@ -545,6 +545,10 @@ def test_the_dashboard_is_rendered_as_it_is() -> None:
     assert manifest["data"]["podlane.json"] == (CHART / "dashboards/podlane.json").read_text()
     agents = the(render(Values({"dashboard": {"enabled": True}, "agent": {"enabled": True}})), "ConfigMap")
     assert agents["data"]["podlane-agent.json"] == (CHART / "dashboards/podlane-agent.json").read_text()
+    plane = {"enabled": True, "tls": {"secretName": "rest-tls"}}
+    planes = the(render(Values({"dashboard": {"enabled": True}, "controlPlane": plane})), "ConfigMap")
+    expected = (CHART / "dashboards/podlane-control-plane.json").read_text()
+    assert planes["data"]["podlane-control-plane.json"] == expected
 
 
 def test_monitoring_selects_the_service() -> None:

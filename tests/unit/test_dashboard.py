@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from itertools import combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +15,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from sidecar_metrics import rendered_metrics
 
+from control_plane.http.app import create_app
+from control_plane.metrics import ControlPlaneMetrics
+from control_plane.service import ControlPlane
+from control_plane.store.event_store import open_store
 from injector.server.metrics import InjectorMetrics
 from node_agent.admin import AgentAdmin
 
@@ -22,7 +28,9 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[2] / "charts/podlane/dashboards"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "podlane.json").read_text())
 AGENT_DASHBOARD: dict[str, Any] = json.loads((FOLDER / "podlane-agent.json").read_text())
-BOTH = pytest.mark.parametrize("dashboard", [DASHBOARD, AGENT_DASHBOARD], ids=lambda each: str(each["uid"]))
+PLANE_DASHBOARD: dict[str, Any] = json.loads((FOLDER / "podlane-control-plane.json").read_text())
+DASHBOARDS = (DASHBOARD, AGENT_DASHBOARD, PLANE_DASHBOARD)
+EACH = pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda each: str(each["uid"]))
 _SAMPLES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",), "info": ("_info",)}
 
 
@@ -35,6 +43,15 @@ INJECTOR = families(InjectorMetrics().render())
 
 
 AGENT = families(AgentAdmin(cast("Agent", SimpleNamespace(running={}))).metrics())
+
+
+def metrics_of_control_plane() -> bytes:
+    with TemporaryDirectory() as folder, closing(open_store(f"sqlite:{folder}/events.db")) as store:
+        metrics: ControlPlaneMetrics = create_app(ControlPlane(store)).state.metrics
+        return metrics.render()
+
+
+PLANE = families(metrics_of_control_plane())
 
 
 def expressions(dashboard: dict[str, Any]) -> list[tuple[str, str]]:
@@ -53,7 +70,9 @@ def samples(exported: dict[str, str]) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("dashboard", "there"), [(DASHBOARD, SIDECAR | INJECTOR), (AGENT_DASHBOARD, AGENT)], ids=["injector", "agent"]
+    ("dashboard", "there"),
+    [(DASHBOARD, SIDECAR | INJECTOR), (AGENT_DASHBOARD, AGENT), (PLANE_DASHBOARD, PLANE)],
+    ids=["injector", "agent", "control plane"],
 )
 def test_every_metric_that_is_asked_for_exists(dashboard: dict[str, Any], there: dict[str, str]) -> None:
     assert asked(dashboard) - samples(there) == set()
@@ -61,8 +80,12 @@ def test_every_metric_that_is_asked_for_exists(dashboard: dict[str, Any], there:
 
 @pytest.mark.parametrize(
     ("dashboard", "exported"),
-    [(DASHBOARD, SIDECAR), (AGENT_DASHBOARD, {name: kind for name, kind in AGENT.items() if "podlane" in name})],
-    ids=["sidecar", "agent"],
+    [
+        (DASHBOARD, SIDECAR),
+        (AGENT_DASHBOARD, {name: kind for name, kind in AGENT.items() if "podlane" in name}),
+        (PLANE_DASHBOARD, {name: kind for name, kind in PLANE.items() if "podlane" in name}),
+    ],
+    ids=["sidecar", "agent", "control plane"],
 )
 def test_every_metric_is_shown(dashboard: dict[str, Any], exported: dict[str, str]) -> None:
     shown = asked(dashboard)
@@ -91,14 +114,21 @@ def test_queries_about_agents_are_of_the_chosen_nodes_and_pods() -> None:
             assert chosen in selector, (title, name)
 
 
-@BOTH
+def test_queries_about_tenants_are_of_the_chosen_ones() -> None:
+    for title, expression in expressions(PLANE_DASHBOARD):
+        for name, selector in re.findall(r"\bpodlane_control_plane_([a-z_]+)(\{.*?\})?", expression):
+            if name.startswith(("lane_", "events_")) or name == "agents":
+                assert 'tenant=~"$tenant"' in selector, (title, name)
+
+
+@EACH
 def test_brackets_close(dashboard: dict[str, Any]) -> None:
     for title, expression in expressions(dashboard):
         for one, other in ("()", "[]", "{}"):
             assert expression.count(one) == expression.count(other), title
 
 
-@BOTH
+@EACH
 def test_panels_have_places_of_their_own(dashboard: dict[str, Any]) -> None:
     panels = dashboard["panels"]
     ids = [panel["id"] for panel in panels]
@@ -115,4 +145,4 @@ def test_panels_have_places_of_their_own(dashboard: dict[str, Any]) -> None:
 
 
 def test_the_dashboards_are_told_apart() -> None:
-    assert len({(each["uid"], each["title"]) for each in (DASHBOARD, AGENT_DASHBOARD)}) == 2
+    assert len({(each["uid"], each["title"]) for each in DASHBOARDS}) == len(DASHBOARDS)
