@@ -145,4 +145,4 @@ def _meaning(policy: TrafficPolicy, ids: ClassIds, asked: CaptureSettings) -> st
         asked.exclude_inbound_ports,
         asked.exclude_inbound_cidrs,
     )
-    return json.dumps([rules, dict(ids), [[str(each) for each in part] for part in excluded]])
+    return json.dumps([policy.quic, rules, dict(ids), [[str(each) for each in part] for part in excluded]])

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,9 @@ from podlane.netns import Host
 from podlane.netns.topology import PodNodeServer
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy_file import parse_policy
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))  # as its tests see it
+from first_bytes import alpn, hello, records, sni
 
 pytestmark = pytest.mark.root
 
@@ -323,6 +327,47 @@ def test_a_new_policy_moves_what_ports_decide_and_keeps_what_names_have_decided(
             sidecar.reload("\n".join(line for line in POLICY.splitlines() if "web.example.com" not in line))
             in_class(sidecar, "default", lambda: named.sendall(bytes(BODY)))
             in_class(sidecar, "port", lambda: other.sendall(bytes(BODY)))
+
+
+LONG = "a" * 60 + ".example.com"
+
+
+def policy_of(one: str, two: str, three: str) -> str:
+    """Three classes by what they ask for."""
+    classes = "".join(
+        f"  - {{name: {name}, rate: 10Mbit, match: {match}}}\n"
+        for name, match in (("one", one), ("two", two), ("three", three))
+        if match
+    )
+    return f"total: 1Gbit\nclasses:\n{classes}"
+
+
+def test_a_new_policy_decides_again_by_the_names_of_live_connections(topology: PodNodeServer, tmp_path: Path) -> None:
+    """Names of more than 64 bytes are not kept: such a connection keeps its class while that exists."""
+    web, api, offers = "{host: web.example.com}", '{sni: "*.API.example.com"}', "{alpn: http/1.1, port: 443}"
+    sidecar = start(topology, tmp_path, policy=policy_of(f"[{web}, {{host: {LONG}}}]", api, ""))
+    with ExitStack() as stack:
+        for port in (80, 443):
+            stack.enter_context(serving(topology.server, swallow, port))
+        clients = []
+        for port, first in (
+            (80, REQUEST % b"web.example.com"),
+            (443, records(hello(sni(b"x.api.example.com"), alpn(b"http/1.1")))),
+            (443, records(hello(sni(b"y.example.com")))),
+            (80, REQUEST % LONG.encode()),
+        ):
+            clients.append(stack.enter_context(connect(topology.pod, topology.server_ipv4, port)))
+            clients[-1].sendall(first)
+        for policy, names in (
+            ("", ("one", "two", "default", "one")),
+            (policy_of(api, web, ""), ("two", "one", "default", "one")),
+            (policy_of("{sni: y.example.com}", f"{{host: {LONG}}}", offers), ("default", "three", "one", "one")),
+            (policy_of("", "{port: 80}", api), ("two", "three", "default", "two")),
+        ):
+            if policy:
+                sidecar.reload(policy)
+            for client, name in zip(clients, names, strict=True):
+                in_class(sidecar, name, lambda c=client: c.sendall(bytes(BODY)))  # type: ignore[misc]
 
 
 def test_a_program_that_is_taken_away_is_put_back(topology: PodNodeServer, tmp_path: Path) -> None:

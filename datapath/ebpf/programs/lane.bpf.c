@@ -27,13 +27,21 @@ enum {
 	BY_CONTENT,
 };
 
+/* Bytes of a name and of a list of ALPN offers that are kept, for when the policy changes. Longer ones are not: such a
+ * connection keeps its class for as long as that exists. */
+#define KEPT_NAME 64
+#define KEPT_OFFERS 32
+
 struct flow {
 	__u32 generation;
 	__u32 first_byte; /* sequence number */
 	__u8 state, by, class_id;
 	__u8 shown; /* packets */
-	__u8 inbound, zero[3]; /* opened by a client */
+	__u8 inbound; /* opened by a client */
+	__u8 kept; /* 1 + WAS_*; 0: nothing */
+	__u8 name_length, offers_length;
 	__u64 cookie; /* drawn at random */
+	__u8 name[KEPT_NAME], offers[KEPT_OFFERS];
 };
 
 struct {
@@ -115,6 +123,8 @@ __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 		content = vectors.sni;
 		with_alpn = 1;
 		was = WAS_TLS;
+		packet->offers = found_names.offers;
+		packet->offers_length = found_names.offers_end - found_names.offers;
 	} else if (scratch->data[0] >= 0x80 || (scratch->data[0] < ' ' && scratch->data[0] != '\r' &&
 						scratch->data[0] != '\n')) {
 		return WAS_OPAQUE << WAS_SHIFT;
@@ -126,8 +136,61 @@ __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 		content = vectors.host;
 		was = WAS_HTTP1;
 	}
+	packet->name = found_names.name;
+	packet->name_length = found_names.name_length;
 	packet_criteria(packet, &found);
 	return (first_match(&found, content, with_alpn) & 0xff) | was << WAS_SHIFT;
+}
+
+/* The class by the names that are kept of a connection; 0 if that cannot be told. */
+__noinline __u32 class_of_kept(struct packet *packet, struct flow *flow)
+{
+	struct name_vectors vectors = { NO_NAME, NO_CONTENT };
+	struct scratch *scratch = scratch_memory();
+	struct criteria found;
+	__u32 tls, offers;
+
+	if (!packet || !flow || !scratch)
+		return 0;
+	tls = flow->kept == 1 + WAS_TLS;
+	offers = flow->offers_length ? KEPT_NAME : 0;
+	__builtin_memcpy(scratch->data, flow->name, KEPT_NAME);
+	__builtin_memcpy(scratch->data + KEPT_NAME, flow->offers, KEPT_OFFERS);
+	if (flow->name_length && !look_up_name(0, flow->name_length, &vectors))
+		return 0;
+	if (tls && !unite_offers(offers, offers + flow->offers_length))
+		return 0;
+	packet_criteria(packet, &found);
+	return first_match(&found, tls ? vectors.sni : vectors.host, tls) & 0xff;
+}
+
+/* Keep what class_of_data() has read. */
+static __always_inline void keep(struct __sk_buff *skb, const struct packet *packet, const struct settings *settings,
+				 struct flow *flow, __u32 was)
+{
+	__u32 data = settings->link_header + packet->data;
+	__u64 name = packet->name_length, offers = packet->offers_length;
+
+	flow->kept = 0;
+	flow->name_length = name;
+	flow->offers_length = offers;
+	if (name > KEPT_NAME || offers > KEPT_OFFERS)
+		return;
+	if (name) {
+		name--;
+		asm volatile("%0 &= 63" : "+r"(name));
+		name++;
+		if (bpf_skb_load_bytes(skb, data + packet->name, flow->name, name))
+			return;
+	}
+	if (offers) {
+		offers--;
+		asm volatile("%0 &= 31" : "+r"(offers));
+		offers++;
+		if (bpf_skb_load_bytes(skb, data + packet->offers, flow->offers, offers))
+			return;
+	}
+	flow->kept = 1 + was;
 }
 
 static __always_inline int send_in(struct __sk_buff *skb, __u32 class_id)
@@ -197,7 +260,8 @@ static __always_inline void take_answer(const struct settings *settings, struct 
 }
 
 /* Decide by the packet's data, or show it. */
-static __always_inline void read_or_show(struct __sk_buff *skb, struct packet *packet, struct flow *flow)
+static __always_inline void read_or_show(struct __sk_buff *skb, struct packet *packet, const struct settings *settings,
+					 struct flow *flow)
 {
 	__u32 behind = packet->sequence - flow->first_byte;
 	__u32 found = UNREAD;
@@ -219,6 +283,7 @@ static __always_inline void read_or_show(struct __sk_buff *skb, struct packet *p
 	if (found & 0xff) {
 		flow->class_id = found;
 		flow->by = BY_CONTENT;
+		keep(skb, packet, settings, flow, found >> WAS_SHIFT);
 	}
 	flow->state = DECIDED;
 	count(flow->class_id, found >> WAS_SHIFT);
@@ -263,13 +328,17 @@ static __always_inline struct flow *begin(struct bpf_sock *sk, int inbound)
 
 /* Bring the verdict up to date with the policy, and with what user space has said. What the packet alone says is the same
  * for all packets of a connection, so it is looked up once for each policy. */
-static __always_inline void refresh(const struct settings *settings, struct flow *flow, struct packet *packet)
+static __always_inline void refresh(const struct settings *settings, struct packet *packet, struct flow *flow)
 {
-	__u32 class_id;
+	__u32 class_id, again = 0;
 
 	if (flow->generation != settings->generation) {
 		class_id = class_of_packet(packet);
-		if (flow->by == BY_PACKET || !exists(settings, flow->class_id))
+		if (flow->kept)
+			again = class_of_kept(packet, flow);
+		if (again)
+			flow->class_id = again;
+		else if (flow->by == BY_PACKET || !exists(settings, flow->class_id))
 			flow->class_id = class_id & 0xff;
 		if (!(class_id & CONTENT_DECIDES))
 			flow->state = DECIDED;
@@ -333,7 +402,7 @@ SEC("tc") int podlane_egress(struct __sk_buff *skb)
 	if ((packet.flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN) {
 		flow->first_byte = packet.sequence;
 		flow->by = BY_PACKET;
-		flow->shown = flow->inbound = 0;
+		flow->shown = flow->inbound = flow->kept = 0;
 		flow->state = OPEN;
 		flow->generation = 0; /* no policy has this one */
 	}
@@ -341,9 +410,9 @@ SEC("tc") int podlane_egress(struct __sk_buff *skb)
 		turn(&packet);
 		packet.data_length = 0; /* what a server says does not decide */
 	}
-	refresh(settings, flow, &packet);
+	refresh(settings, &packet, flow);
 	if (flow->state != DECIDED && packet.data_length)
-		read_or_show(skb, &packet, flow);
+		read_or_show(skb, &packet, settings, flow);
 	return send_in(skb, flow->class_id);
 }
 
@@ -361,9 +430,9 @@ static __always_inline void hear(struct __sk_buff *skb, struct packet *packet, c
 	}
 	if (!flow || !flow->inbound || (flow->state == DECIDED && flow->generation == settings->generation))
 		return;
-	refresh(settings, flow, packet);
+	refresh(settings, packet, flow);
 	if (flow->state != DECIDED)
-		read_or_show(skb, packet, flow);
+		read_or_show(skb, packet, settings, flow);
 }
 
 SEC("tc") int podlane_ingress(struct __sk_buff *skb)

@@ -33,6 +33,7 @@ struct packet {
 	__u32 sequence; /* of the first byte of data */
 	__u32 data, data_length; /* where the data begins, from the network header, and its bytes */
 	__u8 kind, flags, version, zero;
+	__u16 name, name_length, offers, offers_length; /* where class_of_data() has found them in the data */
 };
 
 #endif
