@@ -27,7 +27,7 @@ _SETTLE_S = 5.0
 class Plan:
     """``workloads`` are there at once and rest for ``seconds``; ``coming`` more are made, ``rate`` in each second.
 
-    ``datapath`` is the agent's; its policy has a name in QUIC, so that auto steps aside.
+    ``datapath`` is the agent's.
     """
 
     rounds: int

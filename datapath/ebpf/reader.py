@@ -165,7 +165,7 @@ class SharedReader:
         if mine:
             self._early = deque((each for each in self._early if each.lane != number), _MOST_EARLY)
             for each in mine:
-                self._take(each)
+                _guarded(partial(lane.take, each))
 
     def remove(self, lane: LaneReader) -> None:
         """Serve it no more. Idempotent."""
@@ -186,18 +186,19 @@ class SharedReader:
                 while True:
                     await trio.lowlevel.wait_readable(ring.buffer.fileno())
                     for record in ring.buffer.read(_AT_ONCE):
-                        self._take(Beginning.read(record))
+                        _guarded(partial(self._hand_on, record))
         finally:
             if self._rings.get(ring_id) is ring:
                 del self._rings[ring_id]
             ring.buffer.close()
 
-    def _take(self, beginning: Beginning) -> None:
+    def _hand_on(self, record: bytes) -> None:
+        beginning = Beginning.read(record)
         lane = self._lanes.get(beginning.lane)
         if lane is None:
             self._early.append(beginning)  # of programs that are about to be adopted, or are gone
-            return
-        _guarded(partial(lane.take, beginning))
+        else:
+            lane.take(beginning)
 
     async def _tidy(self) -> None:
         while True:

@@ -295,7 +295,7 @@ def test_one_ring_is_for_all_and_who_floods_it_loses_its_own(
         until("its class", goes_in)
     # The ring of the one that goes stays that of the other, and is that of the next.
     agent.write(entry(other, by_host("renamed")))
-    until("the end of its lanes", lambda: program_at(one) is None)
+    until("the end of its lanes", lambda: not agent.workload(one) and program_at(one) is None)
     agent.write(entry(one, by_host()), entry(other, by_host("renamed")))
     agent.until_state(one, "programmed")
     assert (shared_by(one), shared_by(other)) == (ids, ids)
