@@ -222,14 +222,15 @@ function Recent() {
   const now = useNow(5000);
   const list = useInfiniteQuery(events(tenant, {}));
   return (
-    <section className="panel" aria-label={t.overview.recent}>
+    <div className="panel">
       <div className="panel-head">
         <h2>{t.overview.recent}</h2>
         <Link className="right sub" to="/t/$tenant/audit" params={{ tenant }}>
           {t.overview.allOfIt}
         </Link>
       </div>
-      <div className="timeline">
+      {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it may have to be scrolled by keyboard */}
+      <div className="timeline" tabIndex={0} role="region" aria-label={t.overview.recent}>
         {!list.data && <Skeleton width="100%" height={200} />}
         {list.data?.pages[0]?.items.slice(0, SHOWN).map((each) => (
           <div key={each.position}>
@@ -241,6 +242,6 @@ function Recent() {
           </div>
         ))}
       </div>
-    </section>
+    </div>
   );
 }

@@ -137,11 +137,12 @@ function Shown({ found }: { found: Found }) {
         </div>
         <aside className="stack">
           <GatesPanel found={found} />
-          <section className="panel" aria-label={r.timeline}>
+          <div className="panel">
             <div className="panel-head">
               <h2>{r.timeline}</h2>
             </div>
-            <div className="timeline">
+            {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it may have to be scrolled by keyboard */}
+            <div className="timeline" tabIndex={0} role="region" aria-label={r.timeline}>
               {happened.map((each) => (
                 <div key={each.position}>
                   <span className="sub num" title={dateTime(each.at / 1000, language)}>
@@ -158,7 +159,7 @@ function Shown({ found }: { found: Found }) {
               ))}
               {!events.data && <Skeleton width="100%" height={60} />}
             </div>
-          </section>
+          </div>
         </aside>
       </div>
       {asking && (

@@ -1,0 +1,170 @@
+"""What people do with the pages, from the browser to the agents."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from conftest import NewPage
+from playwright.sync_api import Page, expect
+from stage import Stage
+from waiting import until
+
+POLICY = {
+    "total": "100Mbit",
+    "classes": [
+        {"name": "api", "rate": "20Mbit", "ceil": "60Mbit", "match": [{"sni": ["api.example.com"]}]},
+        {"name": "web", "rate": "15Mbit", "ceil": "50Mbit", "match": [{"port": [443]}]},
+    ],
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def agents(stage: Stage) -> None:
+    stage.add_agents("east", ["n1", "n2", "n3"])
+
+
+def editor(page: Page, stage: Stage, name: str) -> None:
+    page.goto(f"{stage.url}/t/default/policies/{name}")
+    expect(page.get_by_label("Guaranteed of api")).to_be_visible()
+
+
+def limit(stage: Stage, name: str) -> set[Any]:
+    """What the agents were told that api is guaranteed."""
+    documents = [each.agent.state.policies.get(name) for each in stage.agents.values()]
+    return {json.loads(each.document)["classes"][0]["rate"] if each else None for each in documents}
+
+
+def test_a_limit_is_changed_and_rolled_out_to_the_agents(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("rolled", POLICY)
+    until("the first revision", lambda: limit(stage, "rolled") == {"20Mbit"})
+    page = new_page()
+    editor(page, stage, "rolled")
+    page.get_by_label("Guaranteed of api").fill("30Mbit")
+    expect(page.get_by_text("Draft · 1 change on r1")).to_be_visible()
+    page.get_by_role("button", name="Review and roll out").click()
+    page.get_by_label("Watch each stage for").fill("0")
+    page.get_by_label("Why?").fill("more room for api")
+    page.get_by_role("button", name="Roll out", exact=True).click()
+    expect(page.get_by_role("heading", name="r2 · more room for api")).to_be_visible()
+    expect(page.get_by_text("Applied everywhere")).to_be_visible(timeout=30_000)
+    assert limit(stage, "rolled") == {"30Mbit"}
+    page.goto(f"{stage.url}/t/default/fleet")
+    expect(page.get_by_role("row").filter(has_text="n1")).to_contain_text("Applied")
+
+
+def test_a_bad_draft_cannot_be_rolled_out_and_its_remedy_is_a_button(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("bad", POLICY)
+    page = new_page()
+    editor(page, stage, "bad")
+    page.get_by_label("Ceiling of api").fill("10Mbit")
+    alert = page.get_by_role("alert").filter(has_text="api cannot be held to 10 Mbit/s while 20 Mbit/s is guaranteed")
+    expect(alert).to_be_visible()
+    expect(page.get_by_text("1 problem to fix first")).to_be_visible()
+    expect(page.get_by_role("button", name="Review and roll out")).to_be_disabled()
+    page.get_by_role("button", name="Raise the ceil to 20Mbit").click()
+    expect(page.get_by_label("Ceiling of api")).to_have_value("20Mbit")
+    expect(page.get_by_role("button", name="Review and roll out")).to_be_enabled()
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("button", name="Undo").click()
+    expect(alert).to_be_hidden()
+
+
+def test_lanes_are_moved_by_keyboard_and_are_the_same_as_yaml(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("moved", POLICY)
+    page = new_page()
+    editor(page, stage, "moved")
+    page.get_by_role("button", name="Lane api, place 1 of 2: move").focus()
+    for key in ("Space", "ArrowDown", "Space"):
+        page.keyboard.press(key)
+        page.wait_for_timeout(300)  # the library animates, and takes no key meanwhile
+    expect(page.get_by_role("button", name="Lane api, place 2 of 2: move")).to_be_visible()
+    page.get_by_role("link", name="YAML").click()
+    text = page.get_by_role("textbox", name="YAML")
+    written = text.input_value()
+    assert written.index("name: web") < written.index("name: api")
+    text.fill(written.replace("15Mbit", "17Mbit"))
+    page.get_by_role("link", name="Lanes").click()
+    expect(page.get_by_label("Guaranteed of web")).to_have_value("17Mbit")
+    page.get_by_role("button", name="Save draft").click()
+    expect(page.get_by_text("saved", exact=True)).to_be_visible()
+    draft = stage.api.ask("GET", "/v1/tenants/default/policies/moved")["draft"]["document"]["classes"]
+    assert [(each["name"], each["rate"]) for each in draft] == [("web", "17Mbit"), ("api", "20Mbit")]
+
+
+def test_two_who_edit_one_draft_lose_nothing(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("both", POLICY)
+    one, other = new_page(), new_page(stage.api.token("editor"))
+    for page in (one, other):
+        editor(page, stage, "both")
+    one.get_by_label("Guaranteed of api").fill("31Mbit")
+    other.get_by_label("Guaranteed of api").fill("32Mbit")
+    one.get_by_role("button", name="Save draft").click()
+    expect(one.get_by_text("saved", exact=True)).to_be_visible()
+    other.get_by_role("button", name="Save draft").click()
+    conflict = other.get_by_role("dialog", name="Somebody has changed it meanwhile")
+    expect(conflict).to_contain_text("rate: 31Mbit")
+    expect(conflict).to_contain_text("rate: 32Mbit")
+    place = "/v1/tenants/default/policies/both"
+    assert stage.api.ask("GET", place)["draft"]["document"]["classes"][0]["rate"] == "31Mbit"
+    other.get_by_role("button", name="Take theirs").click()
+    expect(other.get_by_label("Guaranteed of api")).to_have_value("31Mbit")
+    other.get_by_role("button", name="Undo").click()
+    expect(other.get_by_label("Guaranteed of api")).to_have_value("32Mbit")
+    other.get_by_role("button", name="Save draft").click()
+    until("the other's", lambda: stage.api.ask("GET", place)["draft"]["document"]["classes"][0]["rate"] == "32Mbit")
+
+
+def test_a_viewer_sees_all_and_changes_nothing(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("seen", POLICY)
+    page = new_page(stage.api.token("viewer"))
+    editor(page, stage, "seen")
+    expect(page.get_by_text("Your role here is Viewer. This needs Lane editor")).to_be_visible()
+    expect(page.get_by_label("Guaranteed of api")).not_to_be_editable()
+    assert page.get_by_role("button", name="Save draft").count() == 0
+    # Nor by what its page could send.
+    status = page.evaluate("""async () => {
+        const session = await (await fetch('/v1/session')).json();
+        const body = JSON.stringify({document: {total: '1Mbit', classes: []}, selector: {}});
+        const headers = {'X-CSRF-Token': session.csrf_token, 'Content-Type': 'application/json'};
+        return (await fetch('/v1/tenants/default/policies/seen/draft', {method: 'PUT', body, headers})).status;
+    }""")
+    assert status == 403
+
+
+def test_a_session_that_has_ended_leads_back_to_where_one_was(stage: Stage, new_page: NewPage) -> None:
+    token = stage.api.ask("POST", "/v1/tenants/default/tokens", {"role": "viewer"})
+    page = new_page(token["token"])
+    page.goto(f"{stage.url}/t/default/fleet?state=in-sync")
+    expect(page.get_by_role("row").filter(has_text="n1")).to_be_visible()
+    stage.api.ask("DELETE", f"/v1/tenants/default/tokens/{token['id']}")
+    expect(page.get_by_label("Token")).to_be_visible()
+    page.get_by_label("Token").fill(stage.token)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url("**/t/default/fleet?state=in-sync")
+
+
+def test_live_shows_what_agents_send(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("live", POLICY)
+    page = new_page()
+    page.goto(f"{stage.url}/t/default/live?policy=live")
+    expect(page.get_by_text("Live, every second")).to_be_visible()
+    row = page.get_by_role("table").get_by_role("row").filter(has_text="api")
+    expect(row).to_contain_text("Mbit/s", timeout=20_000)
+    page.keyboard.press("p")
+    expect(page.get_by_text("Paused")).to_be_visible()
+
+
+def test_the_palette_finds_policies_and_agents(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("found-by-name", POLICY)
+    page = new_page()
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    page.keyboard.press("Control+k")
+    page.get_by_role("combobox").fill("found-by")
+    expect(page.get_by_role("option", name="found-by-name")).to_be_visible()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="found-by-name")).to_be_visible()
+    page.keyboard.press("g")
+    page.keyboard.press("f")
+    page.wait_for_url("**/fleet")
