@@ -48,6 +48,7 @@ VERBS: Final = (
     Verb("injector", "Answer the API server: put the sidecar into Pods, refuse wrong annotations."),
     Verb("control-plane", "Keep the policies of a fleet, by REST, with every change recorded."),
     Verb("login", "Remember a control plane and a token for it.", "podlane.fleet.login"),
+    Verb("ui", "Open the pages of a control plane in a browser.", "podlane.fleet.ui"),
     Verb("whoami", "Say as whom you are logged in to a control plane.", "podlane.fleet.whoami"),
     Verb("tenants", "List, create, rename and close a control plane's tenants.", "podlane.fleet.tenants"),
     Verb("tokens", "List, issue and revoke a tenant's API tokens.", "podlane.fleet.tokens"),

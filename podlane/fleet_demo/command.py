@@ -98,7 +98,8 @@ All of it goes on until Ctrl-C. In another terminal:
   $ {program} policy get shop -o yaml
   $ {program} rollout status calls
   $ {program} audit list
-The token, which is an administrator's: {context.token}""")
+Pages to look at and to change it, for a browser: {context.url}
+They ask for the token, which is an administrator's: {context.token}""")
     while True:
         time.sleep(_LOOK)
         topology.check()

@@ -13,7 +13,7 @@ from stage import ROOT, Stage
 
 PAGES = {
     "overview": "",
-    "live": "/live?policy=shared-lanes",
+    "live": "/live?policy=shared-lanes&seconds=60",
     "policies": "/policies",
     "editor": "/policies/shared-lanes",
     "yaml": "/policies/shared-lanes?tab=yaml",

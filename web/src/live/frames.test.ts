@@ -44,3 +44,9 @@ it('knows the latest of what is known', () => {
   expect(latest(Float64Array.of(1, 2, Number.NaN), 2)).toBe(1.5);
   expect(latest(undefined)).toBe(0);
 });
+
+it('does not take silence for nothing sent', () => {
+  const silent = { ...head(10, 2, ['api']), fields: ['bytes', 'workloads'] };
+  const series = withFrame(undefined, silent, Float32Array.of(0, 5, 0, 2), 2);
+  expect([...(series.lanes[0]?.values.bytes ?? [])]).toEqual([Number.NaN, 5]);
+});

@@ -78,6 +78,11 @@ export function withFrame(before: Series | undefined, head: SeriesHead, values: 
         if (to >= 0) target[to] = values[start + at] ?? Number.NaN;
       }
     });
+    // Seconds in which no agent has said anything of it are not seconds in which nothing was sent.
+    const workloads = lane.values.workloads;
+    for (let at = Math.max(0, head.from - from); workloads && at < span; at += 1) {
+      if (workloads[at] === 0) for (const field of head.fields) (lane.values[field] as Float64Array)[at] = Number.NaN;
+    }
   });
   const told = [...lanes.values()].filter((lane) =>
     Object.values(lane.values).some((each) => each.some((value) => !Number.isNaN(value))),

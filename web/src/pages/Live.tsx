@@ -4,7 +4,7 @@ import { getRouteApi, Link } from '@tanstack/react-router';
 import { useCallback, useMemo, useState } from 'react';
 import { clusters as clustersQuery, eventsOf, policies } from '../api/queries';
 import { useSeries } from '../live/useSeries';
-import { bytes, count, duration, rate, rateUnit, short } from '../parts/format';
+import { bytes, count, duration, rate, rates, rateUnit, short } from '../parts/format';
 import { useNow, useTenant } from '../parts/hooks';
 import { Page, ProblemNote, Skeleton } from '../parts/parts';
 import { useKeys } from '../shell/keys';
@@ -240,7 +240,7 @@ function Watched({ policy, names, order }: { policy: string; names: string[]; or
                         <i className="dot" style={{ background: lane.drawn.color }} /> {lane.drawn.name}
                       </b>
                       <b>{rate(lane.stand.now)}</b>
-                      <span className="sub right">{l.between(rate(lane.stand.rate), rate(lane.stand.ceil))}</span>
+                      <span className="sub right">{rates(lane.stand.rate, lane.stand.ceil, l.between)}</span>
                     </div>
                     <Mini
                       times={shown.times}

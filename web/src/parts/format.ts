@@ -23,6 +23,12 @@ export function rate(bits: number): string {
   return `${short(bits / size)} ${unit}`;
 }
 
+/** Two rates in the unit of the greater one: 0.93 to 2.44 Gbit/s. */
+export function rates(low: number, high: number, between: string): string {
+  const { unit, size } = rateUnit(Math.max(low, high));
+  return `${short(low / size)}${between}${short(high / size)} ${unit}`;
+}
+
 export function bytes(count: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
   let power = 0;

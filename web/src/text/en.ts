@@ -409,7 +409,7 @@ export const en = {
     miniSays: (lane: string, now: string, rate: string, ceil: string) =>
       `${lane}: now ${now}, guaranteed ${rate}, ceiling ${ceil}`,
     silent: 'No agent has told figures of this policy in this time.',
-    between: (rate: string, ceil: string) => `${rate} to ${ceil}`,
+    between: ' to ',
     who: 'Who is waiting, and why',
     nobodyWaits: 'Nobody. Every lane sends what it wants to.',
     why: {

@@ -5,6 +5,8 @@ import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
 import { rateUnit, short } from '../../parts/format';
 
+/** Pixels that the words of a marker need. */
+const NEAR = 96;
 const FONT = "11px 'Inter Variable'";
 
 const css = (name: string) =>
@@ -120,9 +122,12 @@ function drawMarkers(chart: uPlot, markers: Marker[]): void {
   context.fillStyle = css('--ink');
   context.font = `600 ${11 * ratio}px 'Inter Variable'`;
   context.setLineDash([4 * ratio, 3 * ratio]);
-  for (const marker of markers) {
+  let drawn = Number.POSITIVE_INFINITY;
+  // The newest first: what is so near to it that its words would be on top of others is left out.
+  for (const marker of [...markers].sort((a, b) => b.at - a.at)) {
     const x = chart.valToPos(marker.at, 'x', true);
-    if (x < left || x > left + width) continue;
+    if (x < left || x > left + width || drawn - x < NEAR * ratio) continue;
+    drawn = x;
     context.beginPath();
     context.moveTo(x, top);
     context.lineTo(x, top + height);
