@@ -224,7 +224,7 @@ export interface paths {
         };
         /**
          * List All Agents
-         * @description Agents of all clusters, by cluster and node. What they said is from this process' own connections.
+         * @description Agents of all clusters, by cluster and node.
          *
          *     `node`: only those whose names begin so.
          */
@@ -251,6 +251,196 @@ export interface paths {
         get: operations["summarize_agents_v1_tenants__tenant__agents_summary_get"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/alerts": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Alerts
+         * @description Those that fire, and the last ones that are over. Those that are pending are among the values of their rules.
+         */
+        get: operations["list_alerts_v1_tenants__tenant__alerts_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/alerts/channels": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** List Alert Channels */
+        get: operations["list_alert_channels_v1_tenants__tenant__alerts_channels_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/alerts/channels/{channel}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get Alert Channel */
+        get: operations["get_alert_channel_v1_tenants__tenant__alerts_channels__channel__get"];
+        /**
+         * Put Alert Channel
+         * @description Its secret is no part of it: a file of the control plane's has that.
+         */
+        put: operations["put_alert_channel_v1_tenants__tenant__alerts_channels__channel__put"];
+        post?: never;
+        /** Remove Alert Channel */
+        delete: operations["remove_alert_channel_v1_tenants__tenant__alerts_channels__channel__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/alerts/channels/{channel}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Try Alert Channel
+         * @description Tell it of an alert that is none, now, and say what happened.
+         */
+        post: operations["try_alert_channel_v1_tenants__tenant__alerts_channels__channel__test_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/alerts/rules": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Alert Rules
+         * @description With their values now.
+         */
+        get: operations["list_alert_rules_v1_tenants__tenant__alerts_rules_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/alerts/rules/{rule}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get Alert Rule */
+        get: operations["get_alert_rule_v1_tenants__tenant__alerts_rules__rule__get"];
+        /**
+         * Put Alert Rule
+         * @description It is looked at from now on.
+         */
+        put: operations["put_alert_rule_v1_tenants__tenant__alerts_rules__rule__put"];
+        post?: never;
+        /**
+         * Remove Alert Rule
+         * @description Its alerts are over.
+         */
+        delete: operations["remove_alert_rule_v1_tenants__tenant__alerts_rules__rule__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/alerts/silences": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Silences
+         * @description With the alerts that they are about. Those that have ended are forgotten after a while.
+         */
+        get: operations["list_silences_v1_tenants__tenant__alerts_silences_get"];
+        put?: never;
+        /**
+         * Add Silence
+         * @description Alerts that all its matchers match are told to nobody meanwhile.
+         */
+        post: operations["add_silence_v1_tenants__tenant__alerts_silences_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/alerts/silences/{silence}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get Silence */
+        get: operations["get_silence_v1_tenants__tenant__alerts_silences__silence__get"];
+        /**
+         * Change Silence
+         * @description Another end, other matchers.
+         */
+        put: operations["change_silence_v1_tenants__tenant__alerts_silences__silence__put"];
+        post?: never;
+        /** End Silence */
+        delete: operations["end_silence_v1_tenants__tenant__alerts_silences__silence__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/alerts/trial": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Try Alert Rule
+         * @description How often a rule would have fired over the last fifteen minutes. Nothing is stored, and nobody is told.
+         */
+        post: operations["try_alert_rule_v1_tenants__tenant__alerts_trial_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -360,6 +550,66 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/tenants/{tenant}/clusters/{cluster}/agents/{node}/diagnosis": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Diagnosis
+         * @description What the agent knows of itself.
+         */
+        get: operations["get_diagnosis_v1_tenants__tenant__clusters__cluster__agents__node__diagnosis_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/clusters/{cluster}/agents/{node}/effective-policy": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Effective Policy
+         * @description What is in force for a workload, as its agent has it.
+         */
+        get: operations["get_effective_policy_v1_tenants__tenant__clusters__cluster__agents__node__effective_policy_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/clusters/{cluster}/agents/{node}/minutes": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Minutes
+         * @description What went through the lanes of each workload in each minute of the last hour, as its agent has it.
+         */
+        get: operations["get_minutes_v1_tenants__tenant__clusters__cluster__agents__node__minutes_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tenants/{tenant}/clusters/{cluster}/join-tokens": {
         parameters: {
             query?: never;
@@ -396,6 +646,27 @@ export interface paths {
         post?: never;
         /** Revoke Join Token */
         delete: operations["revoke_join_token_v1_tenants__tenant__clusters__cluster__join_tokens__token__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/clusters/{cluster}/labels": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Label Cluster
+         * @description Labels of all nodes of the cluster, instead of those that were given before. Policies are selected by them, and
+         *     steps of rollouts. They count more than what agents say of their nodes.
+         */
+        put: operations["label_cluster_v1_tenants__tenant__clusters__cluster__labels_put"];
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -596,6 +867,26 @@ export interface paths {
         post?: never;
         /** Discard Draft */
         delete: operations["discard_draft_v1_tenants__tenant__policies__policy__draft_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/policies/{policy}/preview": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Preview Policy
+         * @description Against what is in force: limits that change, and what would have waited in the last fifteen minutes.
+         */
+        post: operations["preview_policy_v1_tenants__tenant__policies__policy__preview_post"];
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -867,6 +1158,16 @@ export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
         /**
+         * AgentAnswer
+         * @description What an agent says of itself, or of a workload. Its fields are those of the agent's version.
+         */
+        AgentAnswer: {
+            /** Answer */
+            answer: {
+                [key: string]: unknown;
+            };
+        };
+        /**
          * AgentDetails
          * @description All that is known of an agent. ``desired``: the revision that it is to have. ``expires``: its certificate.
          */
@@ -993,6 +1294,137 @@ export interface components {
             };
         };
         /**
+         * AlertDocument
+         * @description ``since``: when its value went beyond the threshold; ``at``: when it fired; ``ended``: when it was over, null if
+         *     it is not (Unix seconds). ``value`` is that at which it fired. ``silenced_by``: ids of silences.
+         */
+        AlertDocument: {
+            /** Annotations */
+            annotations: {
+                [key: string]: string;
+            };
+            /** At */
+            at: number;
+            /** Ended */
+            ended: number | null;
+            /** Id */
+            id: string;
+            /** Labels */
+            labels: {
+                [key: string]: string;
+            };
+            /** Reason */
+            reason: string;
+            /** Rule */
+            rule: string;
+            severity: components["schemas"]["AlertSeverity"];
+            /** Silenced By */
+            silenced_by: string[];
+            /** Since */
+            since: number;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "firing" | "resolved";
+            /** Told */
+            told: components["schemas"]["ToldDocument"][];
+            /** Value */
+            value: number;
+        };
+        /**
+         * AlertKind
+         * @description What a rule looks at.
+         * @enum {string}
+         */
+        AlertKind: "throttled" | "dropped" | "below-guarantee" | "budget" | "agents-away" | "rollout-stuck" | "certificate-expiry";
+        /**
+         * AlertRuleDocument
+         * @description ``state`` null: nothing fires, and this process has not looked at it. ``values``: the worst of those
+         *     that were seen last.
+         */
+        AlertRuleDocument: {
+            /** Annotations */
+            annotations: {
+                [key: string]: string;
+            };
+            /** Channels */
+            channels: string[];
+            /** Firing */
+            firing: number;
+            /** For */
+            for: number;
+            kind: components["schemas"]["AlertKind"];
+            /** Labels */
+            labels: {
+                [key: string]: string;
+            };
+            /** Name */
+            name: string;
+            /** Over */
+            over: number;
+            /** Scope */
+            scope: {
+                [key: string]: string;
+            };
+            severity: components["schemas"]["AlertSeverity"];
+            /** State */
+            state: ("inactive" | "pending" | "firing") | null;
+            /** Threshold */
+            threshold: number;
+            /** Values */
+            values: components["schemas"]["SeenValueDocument"][];
+            /** Version */
+            version: number;
+        };
+        /**
+         * AlertRuleWish
+         * @description See :class:`~control_plane.domain.alert_rules.AlertRule`. ``over`` and ``for`` in seconds.
+         */
+        AlertRuleWish: {
+            /** Annotations */
+            annotations?: {
+                [key: string]: string;
+            };
+            /** Channels */
+            channels?: string[];
+            /**
+             * For
+             * @default 0
+             */
+            for: number;
+            kind: components["schemas"]["AlertKind"];
+            /** Labels */
+            labels?: {
+                [key: string]: string;
+            };
+            /**
+             * Over
+             * @default 60
+             */
+            over: number;
+            /** Scope */
+            scope?: {
+                [key: string]: string;
+            };
+            /** @default warning */
+            severity: components["schemas"]["AlertSeverity"];
+            /** Threshold */
+            threshold: number;
+        };
+        /**
+         * AlertSeverity
+         * @description How bad it is.
+         * @enum {string}
+         */
+        AlertSeverity: "info" | "warning" | "critical";
+        /**
+         * AlertState
+         * @description How an alert stands. Those that are pending are in no event.
+         * @enum {string}
+         */
+        AlertState: "pending" | "firing" | "resolved";
+        /**
          * AuditDocument
          * @description One of both: what happened, or what was refused.
          */
@@ -1018,16 +1450,127 @@ export interface components {
             /** Token */
             token: string | null;
         };
-        /** ClusterDocument */
+        /**
+         * ChannelDocument
+         * @description Nothing of it is secret. ``trouble``: why it could not be told the last time, as far as this process knows.
+         */
+        ChannelDocument: {
+            /**
+             * Ca
+             * @default
+             */
+            ca: string;
+            kind: components["schemas"]["ChannelKind"];
+            /** Name */
+            name: string;
+            /** @default starttls */
+            security: components["schemas"]["MailSecurity"];
+            /**
+             * Sender
+             * @default
+             */
+            sender: string;
+            /**
+             * Server
+             * @default
+             */
+            server: string;
+            /** To */
+            to?: string[];
+            /** Trouble */
+            trouble: string;
+            /**
+             * Url
+             * @default
+             */
+            url: string;
+            /**
+             * User
+             * @default
+             */
+            user: string;
+            /** Version */
+            version: number;
+        };
+        /**
+         * ChannelKind
+         * @description How somebody is told.
+         * @enum {string}
+         */
+        ChannelKind: "alertmanager" | "webhook" | "email";
+        /**
+         * ChannelTest
+         * @description Whether a channel took a test, and what happened.
+         */
+        ChannelTest: {
+            /** Says */
+            says: string;
+            /** Sent */
+            sent: boolean;
+        };
+        /**
+         * ChannelWish
+         * @description See :class:`~control_plane.domain.alert_channels.AlertChannel`.
+         */
+        ChannelWish: {
+            /**
+             * Ca
+             * @default
+             */
+            ca: string;
+            kind: components["schemas"]["ChannelKind"];
+            /** @default starttls */
+            security: components["schemas"]["MailSecurity"];
+            /**
+             * Sender
+             * @default
+             */
+            sender: string;
+            /**
+             * Server
+             * @default
+             */
+            server: string;
+            /** To */
+            to?: string[];
+            /**
+             * Url
+             * @default
+             */
+            url: string;
+            /**
+             * User
+             * @default
+             */
+            user: string;
+        };
+        /**
+         * ClusterDocument
+         * @description ``labels`` are those of all its nodes; besides, each has ``podlane.io/cluster``.
+         */
         ClusterDocument: {
             /** Agents */
             agents: number;
             /** Join Tokens */
             join_tokens: number;
+            /** Labels */
+            labels: {
+                [key: string]: string;
+            };
             /** Name */
             name: string;
             /** Version */
             version: number;
+        };
+        /**
+         * ClusterLabels
+         * @description All labels that the nodes of a cluster have.
+         */
+        ClusterLabels: {
+            /** Labels */
+            labels: {
+                [key: string]: string;
+            };
         };
         /**
          * ClusterStates
@@ -1045,12 +1588,16 @@ export interface components {
         };
         /**
          * ContentDocument
-         * @description A policy in the grammar of policy files, and the labels of the workloads that it is for.
+         * @description A policy in the grammar of policy files, the labels of the workloads that it is for, and those of their nodes.
          */
         ContentDocument: {
             /** Document */
             document: {
                 [key: string]: unknown;
+            };
+            /** Nodes */
+            nodes: {
+                [key: string]: string;
             };
             /** Selector */
             selector: {
@@ -1083,11 +1630,22 @@ export interface components {
             /** Device Code */
             device_code: string;
         };
-        /** DraftWish */
+        /**
+         * DraftWish
+         * @description ``selector``: labels of workloads (``podlane.io/namespace`` is the namespace). ``nodes``: labels of nodes
+         *     (``podlane.io/cluster`` is the cluster). Empty: all.
+         */
         DraftWish: {
             /** Document */
             document: {
                 [key: string]: unknown;
+            };
+            /**
+             * Nodes
+             * @default {}
+             */
+            nodes: {
+                [key: string]: string;
             };
             /**
              * Selector
@@ -1261,6 +1819,12 @@ export interface components {
             node: string;
         };
         /**
+         * LaneFate
+         * @description What becomes of a lane.
+         * @enum {string}
+         */
+        LaneFate: "added" | "removed" | "changed" | "same";
+        /**
          * LaneFigures
          * @description One lane, over all agents. Lists have a value for each second, the oldest first; others are means over those in
          *     which agents have said something.
@@ -1291,6 +1855,60 @@ export interface components {
             rate: number;
             /** Workloads */
             workloads: number;
+        };
+        /**
+         * LaneMinutes
+         * @description ``rate`` in bit/s, the mean of each minute; ``dropped`` and ``throttled`` (how often something had to wait) are
+         *     counts of each.
+         */
+        LaneMinutes: {
+            /**
+             * Direction
+             * @enum {string}
+             */
+            direction: "egress" | "ingress";
+            /** Dropped */
+            dropped: number[];
+            /** Lane */
+            lane: string;
+            /** Rate */
+            rate: number[];
+            /** Throttled */
+            throttled: number[];
+        };
+        /**
+         * LanePreviewDocument
+         * @description A lane (empty: the total) before and after, null where it is not there. ``other_matches``: of other traffic.
+         *
+         *     ``waited``: in so many of the seconds looked at more went through than all workloads may together; ``beyond``: that
+         *     share of the traffic. It is the least that would have waited: one workload may have to while others do not.
+         */
+        LanePreviewDocument: {
+            after: components["schemas"]["LimitsDocument"] | null;
+            before: components["schemas"]["LimitsDocument"] | null;
+            /** Beyond */
+            beyond: number;
+            /** Direction */
+            direction: string;
+            fate: components["schemas"]["LaneFate"];
+            /** Lane */
+            lane: string;
+            /** Other Matches */
+            other_matches: boolean;
+            /** Waited */
+            waited: number;
+        };
+        /**
+         * LimitsDocument
+         * @description ``rate`` and ``ceil`` in bit/s.
+         */
+        LimitsDocument: {
+            /** Ceil */
+            ceil: number;
+            /** Priority */
+            priority: number;
+            /** Rate */
+            rate: number;
         };
         /**
          * LiveAgent
@@ -1371,6 +1989,58 @@ export interface components {
             waiting: number;
             /** Workloads */
             workloads: number;
+        };
+        /**
+         * LiveAlert
+         * @description An alert that fires, or has fired: ``since`` its value went beyond the threshold, ``at`` it fired, ``ended`` it
+         *     was over, null if it is not (Unix seconds). ``value`` is that at which it fired, ``silenced_by`` ids of silences.
+         */
+        LiveAlert: {
+            /** Annotations */
+            annotations: {
+                [key: string]: string;
+            };
+            /** At */
+            at: number;
+            /** Ended */
+            ended: number | null;
+            /** Id */
+            id: string;
+            /** Labels */
+            labels: {
+                [key: string]: string;
+            };
+            /** Reason */
+            reason: string;
+            /** Rule */
+            rule: string;
+            /** Severity */
+            severity: string;
+            /** Silenced By */
+            silenced_by: string[];
+            /** Since */
+            since: number;
+            state: components["schemas"]["AlertState"];
+            /** Value */
+            value: number;
+        };
+        /**
+         * LiveAlertTotals
+         * @description How many fire, those that are silenced as well, by severity; and how many are over.
+         */
+        LiveAlertTotals: {
+            /** Critical */
+            critical: number;
+            /** Firing */
+            firing: number;
+            /** Info */
+            info: number;
+            /** Resolved */
+            resolved: number;
+            /** Silenced */
+            silenced: number;
+            /** Warning */
+            warning: number;
         };
         /**
          * LiveCluster
@@ -1504,6 +2174,70 @@ export interface components {
             taken_back: number;
         };
         /**
+         * LiveWorkload
+         * @description A workload (NAMESPACE/POD) of an agent, sums over its lanes, and these. ``policy`` empty: one of its own.
+         */
+        LiveWorkload: {
+            /** Backlog */
+            backlog: number;
+            /** Bytes */
+            bytes: number;
+            /** Dropped */
+            dropped: number;
+            /** Lanes */
+            lanes: components["schemas"]["LiveWorkloadLane"][];
+            /** Packets */
+            packets: number;
+            /** Policy */
+            policy: string;
+            /** Throttled */
+            throttled: number;
+            /** Workload */
+            workload: string;
+        };
+        /**
+         * LiveWorkloadLane
+         * @description A lane of one workload. Numbers are as those of ``LiveLane``.
+         */
+        LiveWorkloadLane: {
+            /** Backlog */
+            backlog: number;
+            /** Bytes */
+            bytes: number;
+            /** Ceil */
+            ceil: number;
+            /** Direction */
+            direction: string;
+            /** Dropped */
+            dropped: number;
+            /** Lane */
+            lane: string;
+            /** Packets */
+            packets: number;
+            /** Rate */
+            rate: number;
+            /** Throttled */
+            throttled: number;
+        };
+        /**
+         * LiveWorkloadTotals
+         * @description Sums over workloads.
+         */
+        LiveWorkloadTotals: {
+            /** Backlog */
+            backlog: number;
+            /** Bytes */
+            bytes: number;
+            /** Dropped */
+            dropped: number;
+            /** Packets */
+            packets: number;
+            /** Throttled */
+            throttled: number;
+            /** Workloads */
+            workloads: number;
+        };
+        /**
          * LoginTokens
          * @description ``access_token`` is sent as Bearer, for ``expires_in`` seconds.
          */
@@ -1521,6 +2255,41 @@ export interface components {
         LogoutDocument: {
             /** Logout Url */
             logout_url: string | null;
+        };
+        /**
+         * MailSecurity
+         * @description How mail is encrypted on its way to the server.
+         * @enum {string}
+         */
+        MailSecurity: "starttls" | "tls" | "none";
+        /**
+         * MatcherWish
+         * @description See :class:`~control_plane.domain.alert_channels.AlertMatcher`.
+         */
+        MatcherWish: {
+            /**
+             * Differs
+             * @default false
+             */
+            differs: boolean;
+            /** Name */
+            name: string;
+            /** Value */
+            value: string;
+        };
+        /**
+         * MinutesDocument
+         * @description The last ``minutes`` before ``until`` (Unix seconds), the oldest first. ``after``: ask again with it for more.
+         */
+        MinutesDocument: {
+            /** After */
+            after: string;
+            /** Minutes */
+            minutes: number;
+            /** Until */
+            until: number;
+            /** Workloads */
+            workloads: components["schemas"]["WorkloadMinutes"][];
         };
         /**
          * OnNewRevision
@@ -1542,10 +2311,31 @@ export interface components {
             /** Next */
             next: string | null;
         };
+        /** Page[AlertDocument] */
+        Page_AlertDocument_: {
+            /** Items */
+            items: components["schemas"]["AlertDocument"][];
+            /** Next */
+            next: string | null;
+        };
+        /** Page[AlertRuleDocument] */
+        Page_AlertRuleDocument_: {
+            /** Items */
+            items: components["schemas"]["AlertRuleDocument"][];
+            /** Next */
+            next: string | null;
+        };
         /** Page[AuditDocument] */
         Page_AuditDocument_: {
             /** Items */
             items: components["schemas"]["AuditDocument"][];
+            /** Next */
+            next: string | null;
+        };
+        /** Page[ChannelDocument] */
+        Page_ChannelDocument_: {
+            /** Items */
+            items: components["schemas"]["ChannelDocument"][];
             /** Next */
             next: string | null;
         };
@@ -1595,6 +2385,13 @@ export interface components {
         Page_RevisionDocument_: {
             /** Items */
             items: components["schemas"]["RevisionDocument"][];
+            /** Next */
+            next: string | null;
+        };
+        /** Page[SilenceDocument] */
+        Page_SilenceDocument_: {
+            /** Items */
+            items: components["schemas"]["SilenceDocument"][];
             /** Next */
             next: string | null;
         };
@@ -1688,7 +2485,8 @@ export interface components {
          * PolicyProgress
          * @description On how many agents a policy is in force as it was published, or removed, last.
          *
-         *     ``agents`` have joined: on ``in_force`` of them it is in force, ``failed`` could not take it or have workloads
+         *     ``agents`` have joined and are on nodes that it is for (what nodes have for labels is known of those that have been
+         *     here since we were started): on ``in_force`` of them it is in force, ``failed`` could not take it or have workloads
          *     without it, ``behind`` have not said yet, ``away`` are not connected. One that is away may also be in ``in_force``.
          */
         PolicyProgress: {
@@ -1715,6 +2513,33 @@ export interface components {
             document: {
                 [key: string]: unknown;
             };
+        };
+        /**
+         * PreviewDocument
+         * @description ``workloads`` have the policy as it is in force now, as far as agents are connected to this process; with another
+         *     selector others will. ``seconds``: so many were looked at, of those in which agents have said something of it.
+         */
+        PreviewDocument: {
+            /** Lanes */
+            lanes: components["schemas"]["LanePreviewDocument"][];
+            /** Policy */
+            policy: string;
+            /** Revision */
+            revision: number;
+            /** Rivals */
+            rivals: components["schemas"]["RivalDocument"][];
+            /** Seconds */
+            seconds: number;
+            /** Selector After */
+            selector_after: {
+                [key: string]: string;
+            };
+            /** Selector Before */
+            selector_before: {
+                [key: string]: string;
+            } | null;
+            /** Workloads */
+            workloads: number;
         };
         /**
          * ProblemDocument
@@ -1818,12 +2643,26 @@ export interface components {
             document: {
                 [key: string]: unknown;
             };
+            /** Nodes */
+            nodes: {
+                [key: string]: string;
+            };
             /** Revision */
             revision: number;
             /** Selector */
             selector: {
                 [key: string]: string;
             };
+        };
+        /**
+         * RivalDocument
+         * @description Another policy by which the same workloads may be selected; ``wins``: then it is the one that they have.
+         */
+        RivalDocument: {
+            /** Policy */
+            policy: string;
+            /** Wins */
+            wins: boolean;
         };
         /**
          * Role
@@ -1901,6 +2740,24 @@ export interface components {
             roots: string;
         };
         /**
+         * SeenValueDocument
+         * @description A value now; ``state`` null: it is good. ``since`` in Unix seconds; ``says``: the value for people.
+         */
+        SeenValueDocument: {
+            /** Labels */
+            labels: {
+                [key: string]: string;
+            };
+            /** Says */
+            says: string;
+            /** Since */
+            since: number;
+            /** State */
+            state: ("pending" | "firing") | null;
+            /** Value */
+            value: number;
+        };
+        /**
          * SessionDocument
          * @description ``csrf_token`` is null for who sends a token and no cookie.
          */
@@ -1921,6 +2778,59 @@ export interface components {
         SignInDocument: {
             /** Provider */
             provider: boolean;
+        };
+        /**
+         * SilenceDocument
+         * @description ``matches``: how many of the alerts that fire now it is about, whether or not it has begun; ``alerts`` are the
+         *     first of them.
+         */
+        SilenceDocument: {
+            /** Alerts */
+            alerts: components["schemas"]["SilencedAlert"][];
+            /** Author */
+            author: string;
+            /** Comment */
+            comment: string;
+            /** Ends At */
+            ends_at: number;
+            /** Id */
+            id: string;
+            /** Matchers */
+            matchers: components["schemas"]["MatcherWish"][];
+            /** Matches */
+            matches: number;
+            /** Starts At */
+            starts_at: number;
+            /**
+             * State
+             * @enum {string}
+             */
+            state: "pending" | "active" | "expired";
+            /** Version */
+            version: number;
+        };
+        /**
+         * SilenceWish
+         * @description ``starts_at`` null: now (Unix seconds).
+         */
+        SilenceWish: {
+            /** Comment */
+            comment: string;
+            /** Ends At */
+            ends_at: number;
+            /** Matchers */
+            matchers: components["schemas"]["MatcherWish"][];
+            /** Starts At */
+            starts_at?: number | null;
+        };
+        /** SilencedAlert */
+        SilencedAlert: {
+            /** Id */
+            id: string;
+            /** Rule */
+            rule: string;
+            /** Summary */
+            summary: string;
         };
         /**
          * StageDocument
@@ -2002,6 +2912,64 @@ export interface components {
             title: string;
         };
         /**
+         * ToldDocument
+         * @description What a channel was told last; ``trouble``: why it could not be.
+         */
+        ToldDocument: {
+            /** Channel */
+            channel: string;
+            /** State */
+            state: string;
+            /** Trouble */
+            trouble: string;
+        };
+        /**
+         * TrialAlert
+         * @description One that would have fired ``at`` (Unix seconds), for ``seconds``.
+         */
+        TrialAlert: {
+            /** At */
+            at: number;
+            /** Labels */
+            labels: {
+                [key: string]: string;
+            };
+            /** Seconds */
+            seconds: number;
+            /** Summary */
+            summary: string;
+        };
+        /**
+         * TrialDocument
+         * @description How often a rule would have fired over the last ``seconds``; 0: nothing of the past is known to look at.
+         *
+         *     ``worst`` is the worst value, null if there was none. ``alerts`` are the first of those ``fired``.
+         */
+        TrialDocument: {
+            /** Alerts */
+            alerts: components["schemas"]["TrialAlert"][];
+            /** Fired */
+            fired: number;
+            /** Says */
+            says: string;
+            /** Seconds */
+            seconds: number;
+            /** Worst */
+            worst: number | null;
+        };
+        /**
+         * TrialWish
+         * @description A rule that is not in force.
+         */
+        TrialWish: {
+            /**
+             * Name
+             * @default trial
+             */
+            name: string;
+            rule: components["schemas"]["AlertRuleWish"];
+        };
+        /**
          * TrustWish
          * @description ``service_account`` is NAMESPACE/NAME, ``ca`` is PEM. All empty: nobody joins by a ServiceAccount any more.
          */
@@ -2021,6 +2989,18 @@ export interface components {
              * @default
              */
             url: string;
+        };
+        /**
+         * WorkloadMinutes
+         * @description ``policy`` empty: one of the workload's own, or none.
+         */
+        WorkloadMinutes: {
+            /** Lanes */
+            lanes: components["schemas"]["LaneMinutes"][];
+            /** Policy */
+            policy: string;
+            /** Workload */
+            workload: string;
         };
     };
     responses: never;
@@ -3392,6 +4372,1703 @@ export interface operations {
             };
         };
     };
+    list_alerts_v1_tenants__tenant__alerts_get: {
+        parameters: {
+            query?: {
+                /** @description The order; with - before it, backwards. */
+                sort?: "at" | "-at" | "rule" | "-rule";
+                /** @description Only those that are so. */
+                state?: ("firing" | "resolved") | null;
+                severity?: components["schemas"]["AlertSeverity"] | null;
+                /** @description Only those with this value. */
+                rule?: string | null;
+                limit?: number;
+                /** @description `next` of the page before. */
+                cursor?: string;
+            };
+            header?: never;
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AlertDocument_"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    list_alert_channels_v1_tenants__tenant__alerts_channels_get: {
+        parameters: {
+            query?: {
+                /** @description The order; with - before it, backwards. */
+                sort?: "name" | "-name";
+                limit?: number;
+                /** @description `next` of the page before. */
+                cursor?: string;
+            };
+            header?: never;
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_ChannelDocument_"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get_alert_channel_v1_tenants__tenant__alerts_channels__channel__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                tenant: string;
+                channel: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChannelDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    put_alert_channel_v1_tenants__tenant__alerts_channels__channel__put: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+                channel: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ChannelWish"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChannelDocument"] | components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    remove_alert_channel_v1_tenants__tenant__alerts_channels__channel__delete: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+                channel: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    try_alert_channel_v1_tenants__tenant__alerts_channels__channel__test_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                tenant: string;
+                channel: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ChannelTest"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    list_alert_rules_v1_tenants__tenant__alerts_rules_get: {
+        parameters: {
+            query?: {
+                /** @description The order; with - before it, backwards. */
+                sort?: "name" | "-name" | "version" | "-version";
+                /** @description Only those that begin so. */
+                name?: string;
+                severity?: components["schemas"]["AlertSeverity"] | null;
+                limit?: number;
+                /** @description `next` of the page before. */
+                cursor?: string;
+            };
+            header?: never;
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_AlertRuleDocument_"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get_alert_rule_v1_tenants__tenant__alerts_rules__rule__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                tenant: string;
+                rule: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlertRuleDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    put_alert_rule_v1_tenants__tenant__alerts_rules__rule__put: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+                rule: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["AlertRuleWish"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlertRuleDocument"] | components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    remove_alert_rule_v1_tenants__tenant__alerts_rules__rule__delete: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+                rule: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    list_silences_v1_tenants__tenant__alerts_silences_get: {
+        parameters: {
+            query?: {
+                /** @description The order; with - before it, backwards. */
+                sort?: "id" | "-id" | "ends_at" | "-ends_at";
+                limit?: number;
+                /** @description `next` of the page before. */
+                cursor?: string;
+            };
+            header?: never;
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_SilenceDocument_"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    add_silence_v1_tenants__tenant__alerts_silences_post: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SilenceWish"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SilenceDocument"] | components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get_silence_v1_tenants__tenant__alerts_silences__silence__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                tenant: string;
+                silence: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SilenceDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    change_silence_v1_tenants__tenant__alerts_silences__silence__put: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+                silence: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SilenceWish"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SilenceDocument"] | components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    end_silence_v1_tenants__tenant__alerts_silences__silence__delete: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+                silence: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    try_alert_rule_v1_tenants__tenant__alerts_trial_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["TrialWish"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TrialDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
     list_audit_v1_tenants__tenant__audit_get: {
         parameters: {
             query?: {
@@ -4214,6 +6891,302 @@ export interface operations {
             };
         };
     };
+    get_diagnosis_v1_tenants__tenant__clusters__cluster__agents__node__diagnosis_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                tenant: string;
+                cluster: string;
+                node: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AgentAnswer"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get_effective_policy_v1_tenants__tenant__clusters__cluster__agents__node__effective_policy_get: {
+        parameters: {
+            query?: {
+                /** @description NAMESPACE/POD */
+                workload?: string;
+            };
+            header?: never;
+            path: {
+                tenant: string;
+                cluster: string;
+                node: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AgentAnswer"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get_minutes_v1_tenants__tenant__clusters__cluster__agents__node__minutes_get: {
+        parameters: {
+            query?: {
+                /** @description Only these (NAMESPACE/POD). */
+                workload?: string[];
+                /** @description `after` of the answer before. */
+                after?: string;
+            };
+            header?: never;
+            path: {
+                tenant: string;
+                cluster: string;
+                node: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["MinutesDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
     list_join_tokens_v1_tenants__tenant__clusters__cluster__join_tokens_get: {
         parameters: {
             query?: {
@@ -4465,6 +7438,134 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    label_cluster_v1_tenants__tenant__clusters__cluster__labels_put: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+                cluster: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ClusterLabels"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ClusterDocument"] | components["schemas"]["Happened"];
                 };
             };
             /** @description A problem */
@@ -5926,6 +9027,105 @@ export interface operations {
             };
             /** @description A problem */
             412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    preview_policy_v1_tenants__tenant__policies__policy__preview_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                tenant: string;
+                policy: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DraftWish"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PreviewDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };

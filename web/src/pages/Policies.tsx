@@ -167,7 +167,7 @@ function Make({ close }: { close: () => void }) {
       body(
         api.PUT('/v1/tenants/{tenant}/policies/{policy}/draft', {
           params: { path: { tenant, policy: name }, header: { 'if-none-match': '*' } },
-          body: { document: { total, classes: [] }, selector: { app: name } },
+          body: { document: { total, classes: [] }, selector: { app: name }, nodes: {} },
         }),
       ),
     onSuccess: () => void navigate({ to: '/t/$tenant/policies/$policy', params: { tenant, policy: name } }),

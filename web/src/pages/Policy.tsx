@@ -11,6 +11,7 @@ import { useKeys } from '../shell/keys';
 import { useTexts } from '../text/language';
 import { ConflictDialog } from './policy/ConflictDialog';
 import { Diff, textOf } from './policy/Diff';
+import { DryRun } from './policy/DryRun';
 import { History } from './policy/History';
 import { Lanes } from './policy/Lanes';
 import { busiest, changesSince, labelsOf, labelWords, type PolicyDoc, placed, same } from './policy/model';
@@ -41,11 +42,13 @@ export function Policy() {
 }
 
 function writtenOf(content: Schemas['ContentDocument'] | null): Written | null {
-  return content && { doc: content.document as PolicyDoc, selector: content.selector };
+  return content && { doc: content.document as PolicyDoc, selector: content.selector, nodes: content.nodes };
 }
 
 function startOf(found: Found): Written {
-  return writtenOf(found.draft ?? found.in_force) ?? { doc: { total: '100Mbit', classes: [] }, selector: {} };
+  return (
+    writtenOf(found.draft ?? found.in_force) ?? { doc: { total: '100Mbit', classes: [] }, selector: {}, nodes: {} }
+  );
 }
 
 function Editor({ found }: { found: Found }) {
@@ -100,7 +103,7 @@ function Editor({ found }: { found: Found }) {
       (await body(
         api.PUT('/v1/tenants/{tenant}/policies/{policy}/draft', {
           params,
-          body: { document: now.doc as Record<string, unknown>, selector: now.selector },
+          body: { document: now.doc as Record<string, unknown>, selector: now.selector, nodes: now.nodes },
         }),
       )) as Found,
     onSuccess: keep,
@@ -144,7 +147,11 @@ function Editor({ found }: { found: Found }) {
     return () => window.removeEventListener('beforeunload', ask);
   }, [dirty]);
 
-  const changes = inForce ? changesSince(now.doc, inForce.doc) + (same(now.selector, inForce.selector) ? 0 : 1) : 0;
+  const changes = inForce
+    ? changesSince(now.doc, inForce.doc) +
+      (same(now.selector, inForce.selector) ? 0 : 1) +
+      (same(now.nodes, inForce.nodes) ? 0 : 1)
+    : 0;
   const differs = !inForce || changes > 0;
   const ready = !refused && !check.isFetching && same(checked, now.doc);
   const stale = found.version !== editor.version && dirty;
@@ -279,7 +286,27 @@ function Editor({ found }: { found: Found }) {
             )}
           </div>
           <aside className="stack">
-            <Selector selector={now.selector} readOnly={readOnly} change={(selector) => write({ ...now, selector })} />
+            <section className="panel stack" style={{ padding: '11px 14px' }}>
+              <Labels
+                id="selector"
+                label={t.policies.selector}
+                all={t.policies.everyPod}
+                help={e.selectorHelp}
+                labels={now.selector}
+                readOnly={readOnly}
+                change={(selector) => write({ ...now, selector })}
+              />
+              <Labels
+                id="nodes"
+                label={t.policies.nodes}
+                all={t.policies.everyNode}
+                help={e.nodesHelp}
+                labels={now.nodes}
+                readOnly={readOnly}
+                change={(nodes) => write({ ...now, nodes })}
+              />
+            </section>
+            <DryRun name={name} written={now} />
             <section className="panel" aria-label={e.changes}>
               <div className="panel-head">
                 <h2>{e.changes}</h2>
@@ -341,46 +368,46 @@ function Editor({ found }: { found: Found }) {
   );
 }
 
-function Selector({
-  selector,
-  readOnly,
-  change,
-}: {
-  selector: Record<string, string>;
+interface LabelsProps {
+  id: string;
+  label: string;
+  all: string;
+  help: string;
+  labels: Record<string, string>;
   readOnly: boolean;
-  change: (selector: Record<string, string>) => void;
-}) {
+  change: (labels: Record<string, string>) => void;
+}
+
+function Labels({ id, label, all, help, labels, readOnly, change }: LabelsProps) {
   const t = useTexts();
-  const [text, setText] = useState(labelWords(selector));
-  const [known, setKnown] = useState(selector);
-  if (!same(known, selector)) {
-    setKnown(selector);
-    if (!same(labelsOf(text), selector)) setText(labelWords(selector));
+  const [text, setText] = useState(labelWords(labels));
+  const [known, setKnown] = useState(labels);
+  if (!same(known, labels)) {
+    setKnown(labels);
+    if (!same(labelsOf(text), labels)) setText(labelWords(labels));
   }
   const wrong = labelsOf(text) === undefined;
   return (
-    <section className="panel" style={{ padding: '11px 14px' }}>
-      <div className="field">
-        <label htmlFor="selector">{t.policies.selector}</label>
-        <input
-          id="selector"
-          className={`input mono ${wrong ? 'wrong' : ''}`}
-          value={text}
-          readOnly={readOnly}
-          placeholder={t.policies.everyPod}
-          aria-invalid={wrong}
-          aria-describedby="selector-help"
-          onChange={(event) => {
-            setText(event.target.value);
-            const labels = labelsOf(event.target.value);
-            if (labels) change(labels);
-          }}
-        />
-        <span className="sub" id="selector-help" style={wrong ? { color: 'var(--bad)' } : undefined}>
-          {wrong ? t.editor.selectorWrong : t.editor.selectorHelp}
-        </span>
-      </div>
-    </section>
+    <div className="field">
+      <label htmlFor={id}>{label}</label>
+      <input
+        id={id}
+        className={`input mono ${wrong ? 'wrong' : ''}`}
+        value={text}
+        readOnly={readOnly}
+        placeholder={all}
+        aria-invalid={wrong}
+        aria-describedby={`${id}-help`}
+        onChange={(event) => {
+          setText(event.target.value);
+          const found = labelsOf(event.target.value);
+          if (found) change(found);
+        }}
+      />
+      <span className="sub" id={`${id}-help`} style={wrong ? { color: 'var(--bad)' } : undefined}>
+        {wrong ? t.editor.selectorWrong : help}
+      </span>
+    </div>
   );
 }
 

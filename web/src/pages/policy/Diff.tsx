@@ -6,7 +6,8 @@ import { toYaml } from './yaml';
 /** A policy as text, for comparing: its selector is a part of it. */
 export function textOf(written: Written): string {
   const selector = labelWords(written.selector);
-  return `${selector ? `# ${selector}\n` : ''}${toYaml(written.doc)}`.trimEnd();
+  const nodes = labelWords(written.nodes);
+  return `${selector ? `# Pods: ${selector}\n` : ''}${nodes ? `# nodes: ${nodes}\n` : ''}${toYaml(written.doc)}`.trimEnd();
 }
 
 export function Diff({ before, after, nothing }: { before: string; after: string; nothing: string }) {

@@ -27,13 +27,12 @@ export function History({ found, current, restore }: HistoryProps) {
   const published = (revision: number) =>
     events.data?.items.find((each) => each.kind === 'PolicyPublished' && each.data.revision === revision);
   const shown = list.data?.items.find((each) => each.revision === chosen) ?? list.data?.items[0];
-  const asWritten = (each: Schemas['RevisionDocument']): Written => ({
+  const asWritten = (each: Schemas['ContentDocument']): Written => ({
     doc: each.document as PolicyDoc,
     selector: each.selector,
+    nodes: each.nodes,
   });
-  const against = found.in_force
-    ? { doc: found.in_force.document as PolicyDoc, selector: found.in_force.selector }
-    : current;
+  const against = found.in_force ? asWritten(found.in_force) : current;
   return (
     <Fresh query={list}>
       {list.data?.items.length === 0 && <p className="sub">{h.none}</p>}

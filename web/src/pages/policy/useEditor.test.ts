@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest';
 import { reduce } from './useEditor';
 
-const written = (total: string) => ({ doc: { total }, selector: {} });
+const written = (total: string) => ({ doc: { total }, selector: {}, nodes: {} });
 const START = { now: written('1Mbit'), past: [], future: [], version: 3, saved: written('1Mbit') };
 
 it('undoes and redoes each step, and forgets what was undone when something else is written', () => {

@@ -5,6 +5,7 @@ import { type PolicyDoc, same } from './model';
 export interface Written {
   doc: PolicyDoc;
   selector: Record<string, string>;
+  nodes: Record<string, string>;
 }
 
 interface State {
