@@ -12,7 +12,7 @@ from email.utils import formatdate, make_msgid
 from typing import Final
 
 from control_plane.alerts.notices import AlertNotice, SentNotices, rfc3339
-from control_plane.alerts.reach import PATIENCE, Reach, failed, one_line, trust_of
+from control_plane.alerts.reach import PATIENCE, Connect, Reach, failed, one_line, trust_of
 from control_plane.domain.alert_book import AlertState
 from control_plane.domain.alert_channels import AlertChannel, MailSecurity
 
@@ -22,15 +22,15 @@ _LONGEST_SUBJECT: Final = 150
 class _Mailer(smtplib.SMTP):
     """Connects to an address that was checked."""
 
-    def __init__(self, reach: Reach, host: str, port: int, trust: ssl.SSLContext | None) -> None:
+    def __init__(self, connect: Connect, host: str, port: int, trust: ssl.SSLContext | None) -> None:
         """``trust``: encrypted from the beginning."""
-        self._reach = reach
+        self._reach = connect
         self._trust = trust
         super().__init__(host, port, timeout=PATIENCE)
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         del timeout
-        connection = self._reach.connect(host, port)
+        connection = self._reach(host, port)
         return connection if self._trust is None else self._trust.wrap_socket(connection, server_hostname=host)
 
 
@@ -49,7 +49,8 @@ class MailSender:
             return SentNotices(False, f"there is no password for {channel.user}: no file {tenant}.{name}", again=True)
         try:
             trust = None if channel.security is MailSecurity.NONE else trust_of(channel.ca)
-            with _Mailer(self.reach, host, port, trust if channel.security is MailSecurity.TLS else None) as mailer:
+            at_once = trust if channel.security is MailSecurity.TLS else None
+            with self.reach.connecting() as connect, _Mailer(connect, host, port, at_once) as mailer:
                 if channel.security is MailSecurity.STARTTLS:
                     mailer.starttls(context=trust)
                 if channel.user:

@@ -6,8 +6,10 @@ import http.client
 import ipaddress
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from threading import Timer
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -16,12 +18,15 @@ from traffic_policy.errors import ConfigError
 
 PATIENCE: Final = 5.0
 """Seconds for each step of a connection."""
-_LONGEST_ANSWER: Final = 65_536
+_LONGEST: Final = 15.0
+"""Seconds for all of them: who answers a byte now and then would else keep one of few threads for ever."""
 _METADATA: Final = tuple(
     ipaddress.ip_network(each) for each in ("100.100.100.200/32", "168.63.129.16/32", "fd00:ec2::/32")
 )
 """Of clouds, which give secrets to whoever asks, besides those that are link-local: Alibaba's, Azure's, Amazon's."""
 
+Connect = Callable[[str, int], socket.socket]
+"""A connection to a host and a port. Raises :class:`OSError`."""
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -32,9 +37,10 @@ class NotReachableError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """``allowed``: networks that may be reached in spite of what they are."""
+    """``allowed``: networks that may be reached in spite of what they are. ``longest``: seconds to tell a channel."""
 
     allowed: tuple[IpNetwork, ...] = ()
+    longest: float = _LONGEST
 
     @classmethod
     def parse(cls, text: str) -> Reach:
@@ -43,6 +49,32 @@ class Reach:
             return cls(tuple(ipaddress.ip_network(each.strip()) for each in text.split(",") if each.strip()))
         except ValueError as error:
             raise ConfigError(f"--alerts-may-reach: {error}. Write networks, as 127.0.0.0/8,::1/128.") from None
+
+    @contextmanager
+    def connecting(self) -> Iterator[Connect]:
+        """What connects, as :meth:`connect` does; after ``longest`` seconds all that it has made is cut."""
+        copies: list[socket.socket] = []
+
+        def connect(host: str, port: int) -> socket.socket:
+            connection = self.connect(host, port)
+            # TLS takes a socket over; a copy of it stays ours.
+            copies.append(connection.dup())
+            return connection
+
+        def cut() -> None:
+            for copy in list(copies):
+                with suppress(OSError):
+                    copy.shutdown(socket.SHUT_RDWR)
+
+        timer = Timer(self.longest, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield connect
+        finally:
+            timer.cancel()
+            for copy in copies:
+                copy.close()
 
     def connect(self, host: str, port: int) -> socket.socket:
         """A connection to an address that was checked: who changes what a name means meanwhile gains nothing.
@@ -81,24 +113,24 @@ class Reach:
 class _PlainConnection(http.client.HTTPConnection):
     """To an address that was checked."""
 
-    def __init__(self, reach: Reach, host: str, port: int) -> None:
+    def __init__(self, connect: Connect, host: str, port: int) -> None:
         super().__init__(host, port, timeout=PATIENCE)
-        self._reach = reach
+        self._reach = connect
 
     def connect(self) -> None:
-        self.sock = self._reach.connect(self.host, self.port)
+        self.sock = self._reach(self.host, self.port)
 
 
 class _TlsConnection(http.client.HTTPSConnection):
     """The same by TLS."""
 
-    def __init__(self, reach: Reach, host: str, port: int, trust: ssl.SSLContext) -> None:
+    def __init__(self, connect: Connect, host: str, port: int, trust: ssl.SSLContext) -> None:
         super().__init__(host, port, timeout=PATIENCE, context=trust)
-        self._reach = reach
+        self._reach = connect
         self._trust = trust
 
     def connect(self) -> None:
-        self.sock = self._trust.wrap_socket(self._reach.connect(self.host, self.port), server_hostname=self.host)
+        self.sock = self._trust.wrap_socket(self._reach(self.host, self.port), server_hostname=self.host)
 
 
 def trust_of(ca: str) -> ssl.SSLContext:
@@ -114,16 +146,16 @@ def post_json(reach: Reach, url: str, ca: str, body: bytes, headers: Mapping[str
     if parts.query:
         target += f"?{parts.query}"
     try:
-        if parts.scheme == "https":
-            connection: http.client.HTTPConnection = _TlsConnection(reach, host, parts.port or 443, trust_of(ca))
-        else:
-            connection = _PlainConnection(reach, host, parts.port or 80)
-        try:
+        with (
+            reach.connecting() as connect,
+            closing(
+                _TlsConnection(connect, host, parts.port or 443, trust_of(ca))
+                if parts.scheme == "https"
+                else _PlainConnection(connect, host, parts.port or 80)
+            ) as connection,
+        ):
             connection.request("POST", target, body, {"Content-Type": "application/json", **headers})
             answer = connection.getresponse()
-            answer.read(_LONGEST_ANSWER)
-        finally:
-            connection.close()
     except (OSError, http.client.HTTPException) as error:
         return failed(host, error)
     says = f"{host} answered {answer.status} {http.client.responses.get(answer.status, '')}".strip()

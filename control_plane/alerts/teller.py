@@ -20,7 +20,9 @@ from control_plane.service import Circumstances, ControlPlane
 from control_plane.store.errors import StaleError, StoreError
 from daemon.log import Logger
 
-_THREADS: Final = 4
+_THREADS: Final = 8
+_OF_TENANT: Final = 2
+"""Channels of one tenant that are told at the same time: those of others must not wait for who does not answer."""
 _AT_ONCE: Final = 100
 """Alerts of one message."""
 _FIRST_WAIT: Final = 1.0
@@ -67,7 +69,10 @@ class AlertTeller:
     def look(self, tenant: Tenant) -> None:
         """Have the channels of a tenant told what they do not know."""
         now = self._clock()
+        busy = sum(each.busy for place, each in self._tellings.items() if place[0] == tenant.name)
         for name, channel in tenant.alerts.channels.items():
+            if busy >= _OF_TENANT:
+                return
             telling = self._tellings.setdefault((tenant.name, name), _Telling())
             with self._lock:
                 if telling.busy or now < telling.next:
@@ -83,6 +88,7 @@ class AlertTeller:
                 ]
             if new or again:
                 telling.busy = True
+                busy += 1
                 self._workers.submit(self._tell, tenant.name, name, channel, new, again, telling)
 
     def try_now(self, tenant: str, name: str, channel: AlertChannel, notice: AlertNotice) -> SentNotices:

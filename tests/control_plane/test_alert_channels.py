@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import socket
 import ssl
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +218,33 @@ def test_matchers_have_stars_and_nothing_else() -> None:
     assert not AlertMatcher("class", "a?").matches({"class": "ab"})
     assert AlertMatcher("team", "").matches(labels)
     assert AlertMatcher("policy", "shop", differs=True).matches(labels)
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\n\r\n", b"220-", b"220 x\r\n250-"]
+)
+@pytest.mark.parametrize("kind", [ChannelKind.WEBHOOK, ChannelKind.EMAIL])
+def test_who_answers_a_byte_now_and_then_is_cut_off(kind: ChannelKind, said: bytes) -> None:
+    """Each byte comes before the patience with a step is over, so that this alone would never end."""
+    reach = Reach(LOOPBACK.allowed, longest=0.5)
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as threads:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.sendall(said)
+                connection.settimeout(0.05)
+                while True:
+                    connection.sendall(b"x")
+                    with suppress(TimeoutError):
+                        if not connection.recv(65_536):
+                            return
+
+        dripping = threads.submit(drip)
+        port = listener.getsockname()[1]
+        if kind is ChannelKind.WEBHOOK:
+            sent = WebhookSender(reach).send("shop", "ops", hook_channel(f"http://127.0.0.1:{port}/"), "", [FIRING])
+        else:
+            sent = MailSender(reach).send("shop", "ops", mail_channel(f"127.0.0.1:{port}"), "", [FIRING])
+        assert sent.sent is (kind is ChannelKind.WEBHOOK and said.startswith(b"HTTP")), sent.says
+        dripping.result(10)
