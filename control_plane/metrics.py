@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from control_plane.domain.alert_rules import AlertSeverity
 from control_plane.fleet.agent_status import AgentState, FleetStatus
 from control_plane.fleet.figures import COUNTERS
 from control_plane.fleet.past import METRIC
@@ -47,10 +48,18 @@ class ControlPlaneMetrics:
             counter(METRIC.format(name).removesuffix("_total"), f"What went through lanes: {name}.", *_LANE)
             for name in COUNTERS
         ]
+        alerts = gauge(f"{_PREFIX}_alerts", "Alerts that fire.", "tenant", "severity")
+        untold = gauge(f"{_PREFIX}_untold_alerts", "Alerts of which a channel is still to be told.", "tenant")
         for name, head in sorted(self._plane.store.heads().items()):
             events.add(head.position, name)
             with self._plane.reading(name) as tenant:
+                book = tenant.alerts
+                firing = Counter(alert.labels["severity"] for alert in book.firing)
+                waiting = sum(len(list(book.untold(channel, self._plane.now))) for channel in book.channels)
                 joined = [(cluster.name, node) for cluster in tenant.clusters.values() for node in cluster.agents]
+            for severity in AlertSeverity:
+                alerts.add(firing[severity], name, severity)
+            untold.add(waiting, name)
             known = self._fleet.agents(name)
             states = Counter(known.state(known.agents.get(key)) for key in joined)
             for state in AgentState:
@@ -73,5 +82,5 @@ class ControlPlaneMetrics:
         frames.add(self._live.frames)
         sent = counter(f"{_PREFIX}_live_bytes", "Their bytes.")
         sent.add(self._live.bytes)
-        yield from (agents, events, *lanes, connections, lag, up)
+        yield from (agents, events, *lanes, connections, lag, up, alerts, untold)
         yield from (self._plane.durations.family(), viewers, frames, sent)

@@ -184,6 +184,10 @@ def test_a_channel_that_is_not_told_says_why(desk: Desk) -> None:
     desk.pass_time(12, 90)
     desk.driver.close()
     assert desk.ask("GET", "/channels")["items"][0]["trouble"] == "127.0.0.1 does not answer: Connection refused"
+    metrics = desk.api.get("/metrics").text
+    assert 'podlane_control_plane_alerts{tenant="default",severity="warning"} 1' in metrics
+    assert 'podlane_control_plane_alerts{tenant="default",severity="critical"} 0' in metrics
+    assert 'podlane_control_plane_untold_alerts{tenant="default"} 1' in metrics
 
 
 def test_what_fires_is_firing_whoever_looks(desk: Desk) -> None:
