@@ -50,6 +50,8 @@ _ALERTS = "/v1/tenants/{tenant}/alerts"
 _RULE = {"kind": "throttled", "threshold": 0.5}
 _SILENCE = {"matchers": [{"name": "policy", "value": "web"}], "starts_at": 2**32 - 60, "ends_at": 2**32, "comment": "x"}
 SOUND = {
+    "PUT /v1/tenants/{tenant}/policies/{policy}/draft": {"document": POLICY},
+    "PUT /v1/tenants/{tenant}/clusters/{cluster}/labels": {"labels": {"region": "eu"}},
     f"PUT {_ALERTS}/rules/{{rule}}": _RULE,
     f"POST {_ALERTS}/trial": {"rule": _RULE},
     f"POST {_ALERTS}/silences": _SILENCE,
