@@ -214,15 +214,17 @@ def _window(subscription: Subscription, moment: _Moment) -> str | None:
 
     def ordered() -> Sequence[Any]:
         text, state = wish.filter.text, wish.filter.state
-        found = items
+        found: Sequence[Any] = items
         if text or (state and topic.state):
             found = [
                 each
                 for each in items
                 if text in topic.name(each) and (not state or topic.state is None or topic.state(each) == state)
             ]
-        name = wish.sort.removeprefix("-") or next(iter(topic.sorts))
-        return sorted(found, key=topic.sorts[name], reverse=wish.sort.startswith("-"))
+        first, name = next(iter(topic.sorts)), wish.sort.removeprefix("-")
+        if name in ("", first) and not wish.sort.startswith("-"):
+            return found  # as it came
+        return sorted(found, key=topic.sorts[name or first], reverse=wish.sort.startswith("-"))
 
     def body() -> str:
         found = moment.once(wanted, ordered)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from control_plane.domain.alert_book import Alert, AlertBook, AlertState
@@ -277,7 +278,8 @@ def _workload_totals(workloads: list[SeenWorkload]) -> dict[str, Any]:
 
 def _alerts(view: TenantView, _scope: LiveScope) -> list[SeenAlert]:
     book = view.picture.alerts
-    return [SeenAlert(each, book.silenced(each.labels, view.now)) for each in book.alerts.values()]
+    newest = sorted(book.alerts.values(), key=lambda each: -each.at)
+    return [SeenAlert(each, book.silenced(each.labels, view.now)) for each in newest]
 
 
 def _alert_row(_view: TenantView, each: SeenAlert) -> dict[str, Any]:
@@ -363,14 +365,14 @@ WINDOWS: Final[Mapping[Topic, WindowTopic]] = {
         {
             "node": lambda each: each[:2],
             "state": lambda each: _STATES.index(each.state),
-            "since": lambda each: each.status.since,
-            "version": lambda each: each.status.version,
-            "workloads": lambda each: each.status.workloads,
-            "failures": lambda each: each.status.failed,
-            "bytes": lambda each: each.traffic.bytes,
-            "dropped": lambda each: each.traffic.dropped,
-            "throttled": lambda each: each.traffic.throttled,
-            "memory": lambda each: each.status.memory,
+            "since": attrgetter("status.since"),
+            "version": attrgetter("status.version"),
+            "workloads": attrgetter("status.workloads"),
+            "failures": attrgetter("status.failed"),
+            "bytes": attrgetter("traffic.bytes"),
+            "dropped": attrgetter("traffic.dropped"),
+            "throttled": attrgetter("traffic.throttled"),
+            "memory": attrgetter("status.memory"),
         },
         lambda each: each.state,
         _STATES,
@@ -411,12 +413,12 @@ WINDOWS: Final[Mapping[Topic, WindowTopic]] = {
         _workload_row,
         lambda each: each.workload.workload,
         {
-            "workload": lambda each: each.workload.workload,
-            "bytes": lambda each: each.sums.bytes,
-            "packets": lambda each: each.sums.packets,
-            "dropped": lambda each: each.sums.dropped,
-            "throttled": lambda each: each.sums.throttled,
-            "backlog": lambda each: each.sums.backlog,
+            "workload": attrgetter("workload.workload"),
+            "bytes": attrgetter("sums.bytes"),
+            "packets": attrgetter("sums.packets"),
+            "dropped": attrgetter("sums.dropped"),
+            "throttled": attrgetter("sums.throttled"),
+            "backlog": attrgetter("sums.backlog"),
         },
     ),
     Topic.POLICIES: WindowTopic(
@@ -425,10 +427,10 @@ WINDOWS: Final[Mapping[Topic, WindowTopic]] = {
         _policy_row,
         lambda each: each.policy.name,
         {
-            "name": lambda each: each.policy.name,
-            "version": lambda each: each.version,
-            "behind": lambda each: each.standing.behind,
-            "failed": lambda each: each.standing.failed,
+            "name": attrgetter("policy.name"),
+            "version": attrgetter("version"),
+            "behind": attrgetter("standing.behind"),
+            "failed": attrgetter("standing.failed"),
         },
     ),
     Topic.ALERTS: WindowTopic(
@@ -439,8 +441,8 @@ WINDOWS: Final[Mapping[Topic, WindowTopic]] = {
         {
             "newest": lambda each: -each.alert.at,
             "severity": lambda each: _SEVERITIES.get(each.severity, -1),
-            "rule": lambda each: each.alert.rule,
-            "value": lambda each: each.alert.value,
+            "rule": attrgetter("alert.rule"),
+            "value": attrgetter("alert.value"),
         },
         lambda each: each.alert.state,
         (AlertState.FIRING, AlertState.RESOLVED),
@@ -450,7 +452,7 @@ WINDOWS: Final[Mapping[Topic, WindowTopic]] = {
         _rollout_totals,
         _rollout_row,
         lambda policy: policy.name,
-        {"policy": lambda policy: policy.name, "since": lambda policy: _rollout_of(policy).since},
+        {"policy": attrgetter("name"), "since": lambda policy: _rollout_of(policy).since},
         lambda policy: _rollout_of(policy).state,
         list(RolloutState),
     ),
