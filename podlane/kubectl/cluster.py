@@ -84,7 +84,9 @@ def _forwarded_port(process: subprocess.Popen[str], pod: str) -> int:
         if selector.select(max(0.0, due - time.monotonic())):
             if found := _FORWARDING.search(process.stdout.readline()):
                 return int(found[1])
-            raise error_of(process.stderr.read())
+            error = error_of(process.stderr.read())
+            # It was there when it was found: another agent may take its place.
+            raise ClusterError(f"{pod} has just ended.") if isinstance(error, NotThereError) else error
     raise ClusterError(f"No port of {pod} was forwarded within {_FORWARDED_S:.0f} s: its kubelet does not answer.")
 
 

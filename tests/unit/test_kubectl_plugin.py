@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -140,6 +141,19 @@ def test_nodes_without_an_agent_and_those_that_cannot_be_asked() -> None:
         ["other", "no", "agent", *"–––––"], ["worker", "podlane-agent-1", "0.9", "–", "none", "–", "–"],
     ]  # fmt: skip
     assert lines[-1] == "- worker: Gone."
+
+
+def test_a_pod_that_goes_before_its_port_is_forwarded_is_not_what_was_asked_for(tmp_path: Path) -> None:
+    """Its place may be taken by another agent, so a source that lasts must not take it for the end."""
+    kubectl = tmp_path / "kubectl"
+    kubectl.write_text("#!/bin/sh\necho 'Error from server (NotFound): pods \"old\" not found' >&2\nexit 1\n")
+    kubectl.chmod(0o755)
+    with (
+        pytest.raises(ClusterError, match="lanes/old has just ended") as raised,
+        Cluster(program=str(kubectl)).forwarded("lanes", "old", 1),
+    ):
+        pass
+    assert not isinstance(raised.value, NotThereError)
 
 
 def test_the_cluster_is_found_by_kubectls_own_flags() -> None:
