@@ -47,16 +47,22 @@ class FromAgent(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., health: _Optional[_Union[Health, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
 
 class ToAgent(_message.Message):
-    __slots__ = ("desired", "watch", "credentials", "question")
+    __slots__ = ("desired", "watch", "credentials", "question", "move")
     DESIRED_FIELD_NUMBER: _ClassVar[int]
     WATCH_FIELD_NUMBER: _ClassVar[int]
     CREDENTIALS_FIELD_NUMBER: _ClassVar[int]
     QUESTION_FIELD_NUMBER: _ClassVar[int]
+    MOVE_FIELD_NUMBER: _ClassVar[int]
     desired: Desired
     watch: Watch
     credentials: Credentials
     question: Question
-    def __init__(self, desired: _Optional[_Union[Desired, _Mapping]] = ..., watch: _Optional[_Union[Watch, _Mapping]] = ..., credentials: _Optional[_Union[Credentials, _Mapping]] = ..., question: _Optional[_Union[Question, _Mapping]] = ...) -> None: ...
+    move: Move
+    def __init__(self, desired: _Optional[_Union[Desired, _Mapping]] = ..., watch: _Optional[_Union[Watch, _Mapping]] = ..., credentials: _Optional[_Union[Credentials, _Mapping]] = ..., question: _Optional[_Union[Question, _Mapping]] = ..., move: _Optional[_Union[Move, _Mapping]] = ...) -> None: ...
+
+class Move(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "node_labels", "kernel", "abilities", "revision", "hash", "instance")

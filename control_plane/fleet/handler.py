@@ -92,6 +92,10 @@ class AgentsHandler:
         for tenant in self._tenants.values():
             tenant.process_gone(process, since)
 
+    def sessions(self) -> list[AgentSession]:
+        """Of all tenants, in any order."""
+        return [session for tenant in self._tenants.values() for session in tenant.sessions]
+
     def ask(self, tenant: str, cluster: str, node: str, question: Question, reply: Reply) -> bool:
         """See :class:`~control_plane.fleet.questions.AsksAgents`."""
         return self._tenant(tenant).ask(cluster, node, question, reply)

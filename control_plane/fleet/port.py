@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from threading import Event
 from typing import BinaryIO, Final
 
 from control_plane.certificates.authority import LIFETIME, utc
 from control_plane.certificates.root_files import LoadedAuthority
-from control_plane.domain.events import Event
+from control_plane.domain.events import Event as DomainEvent
 from control_plane.fleet.agent_status import FleetStatus
 from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.enrolment import EnrolmentDesk
 from control_plane.fleet.follower import LogFollower
 from control_plane.fleet.handler import AgentsHandler
 from control_plane.fleet.questions import Questions
+from control_plane.fleet.session import AgentSession
 from control_plane.fleet.shared_agents import SharedAgents
 from control_plane.fleet.token_review import TokenReviewer
 from control_plane.gateway.server import Gateway
@@ -29,6 +33,9 @@ from daemon.log import Logger
 
 _LOOK: Final = 5.0
 """Seconds between two looks for certificates that end."""
+_MOVE: Final = 8.0
+"""Seconds that agents may take to move to another process before their connections are ended."""
+_STEP: Final = 0.05
 _DRAIN: Final = 2.0
 """Seconds over which agents are asked to go elsewhere when the process is to end."""
 
@@ -83,7 +90,13 @@ class AgentsPort:
         return self._gateway.connections
 
     def close(self) -> None:
-        """Have agents go elsewhere, and end all threads."""
+        """Have agents go elsewhere, and end all threads.
+
+        Where other processes serve the same agents these move first, without a gap. Whoever is left then, an agent of
+        an earlier version or one that reaches nobody else, is told that this connection ends.
+        """
+        if self._plane.store.shared:
+            self._move_away()
         self._gateway.stop(_DRAIN)
         self._gateway.join()
         if self._shared is not None:
@@ -91,7 +104,33 @@ class AgentsPort:
         self._follower.close()
         self._desk.close()
 
-    def _happened(self, tenant: str, position: int, events: Sequence[Event]) -> None:
+    def _move_away(self) -> None:
+        gone = Event()
+        until = time.monotonic() + _MOVE
+
+        def wait() -> None:
+            if not self._handler.sessions() or time.monotonic() >= until:
+                gone.set()
+            else:
+                self._gateway.call_later(_STEP, wait)
+
+        def step(waiting: deque[AgentSession], share: int) -> None:
+            for _ in range(min(share, len(waiting))):
+                waiting.popleft().move()
+            if waiting:
+                self._gateway.call_later(_STEP, lambda: step(waiting, share))
+            else:
+                wait()
+
+        def begin() -> None:
+            waiting = deque(self._handler.sessions())
+            step(waiting, max(1, round(len(waiting) * _STEP / _DRAIN)))
+
+        self._gateway.accept_nobody()
+        if self._gateway.run_soon(begin):
+            gone.wait(_MOVE + _DRAIN)
+
+    def _happened(self, tenant: str, position: int, events: Sequence[DomainEvent]) -> None:
         self._post(lambda: self._handler.happened(tenant, position, events))
 
     def _post(self, callback: Callable[[], None]) -> None:

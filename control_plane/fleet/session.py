@@ -24,7 +24,7 @@ from control_plane.fleet.delivery import Delivery
 from control_plane.fleet.hearing import take_applied, take_health, take_hello, take_report, wrong
 from control_plane.fleet.questions import Reply
 from control_plane.gateway.rpc import Call, GrpcStatus, RpcError
-from fleet_api.agent_pb2 import Applied, Credentials, FromAgent, Hello, LaneSum, Question, ToAgent, Watch
+from fleet_api.agent_pb2 import Applied, Credentials, FromAgent, Hello, LaneSum, Move, Question, ToAgent, Watch
 from fleet_api.framing import frame
 
 _MESSAGES: Final = (10.0, 100.0)
@@ -173,6 +173,11 @@ class AgentSession:
         self._asked[question.id] = reply
         self._call.send(frame(ToAgent(question=question).SerializeToString()))
         return True
+
+    def move(self) -> None:
+        """Have the agent dial another process, and end this call when that stands."""
+        if not self.over and self._told is not None:
+            self._call.send(frame(ToAgent(move=Move()).SerializeToString()))
 
     def trust(self, roots: Credentials) -> None:
         """Tell which roots to trust from now on."""

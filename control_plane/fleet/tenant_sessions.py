@@ -164,6 +164,11 @@ class TenantSessions:
         for session in self._sessions.values():
             session.trust(roots)
 
+    @property
+    def sessions(self) -> list[AgentSession]:
+        """Those that are here now."""
+        return list(self._sessions.values())
+
     def ask(self, cluster: str, node: str, question: Question, reply: Reply) -> bool:
         """False: the agent is not connected here, or not let in yet."""
         session = self._sessions.get((cluster, node))

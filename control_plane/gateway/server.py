@@ -103,6 +103,10 @@ class Gateway:
         """
         self._turns.run_soon(lambda: self._drain(over))
 
+    def accept_nobody(self) -> None:
+        """From now on; who is connected stays. Before :meth:`stop`, to move agents away."""
+        self._turns.run_soon(self._close_listeners)
+
     def run_soon(self, callback: Callable[[], None]) -> bool:
         """Call it in the gateway's thread, in the order of the calls. False: it has ended, and never will."""
         return self._turns.run_soon(callback)
@@ -114,7 +118,7 @@ class Gateway:
     def _accept_more(self) -> None:
         """Watch the listeners, if there is room."""
         room = len(self._connections) < self._limits.connections
-        if room == self._accepting or self._stopping:
+        if room == self._accepting or self._stopping or not self._listeners:
             return
         self._accepting = room
         for listener in self._listeners:

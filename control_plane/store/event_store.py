@@ -29,8 +29,10 @@ class EventStore:
     decisions never contradict each other, whatever they are about.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, shared: bool = False) -> None:
+        """``shared``: other processes may serve the same tenants."""
         self.database = database
+        self.shared = shared
         self.refusals = RefusalTable(database)
         self.sessions = SessionTable(database)
         self.agent_states = AgentStateTable(database) if database.shared else None
@@ -178,4 +180,4 @@ def open_store(url: str) -> EventStore:
     except BaseException:
         database.close()
         raise
-    return EventStore(database)
+    return EventStore(database, shared=kind != "sqlite")

@@ -95,27 +95,74 @@ class FleetLink:
             for number, address in enumerate(addresses):
                 if number:
                     await trio.sleep(pause(0))
-                error = await self._talk(address)
+                last, error = await self._stay(address)
                 attempt = 0 if self._worked() else attempt
-                self._lost(address, error)
+                self._lost(last, error)
                 if self.status.refused:
                     break
             await trio.sleep(random.uniform(*_REFUSED) if self.status.refused else pause(attempt))
             attempt += 1
 
-    async def _talk(self, address: Address) -> Exception:
+    async def _stay(self, address: Address) -> tuple[Address, Exception]:
+        """Be connected for as long as it lasts, also to where the control plane has the agent move; where it was at
+        last, and why that ended. A connection ends when the one that takes its place stands."""
+        holder: trio.CancelScope | None = None
+        last: tuple[Address, Exception] | None = None
+
+        async def hold(place: Address, before: trio.CancelScope | None) -> None:
+            nonlocal holder, last
+            moving = False
+
+            def connected() -> None:
+                nonlocal holder
+                if before is not None:
+                    before.cancel()
+                holder = mine
+                self._connected(place)
+
+            def move() -> None:
+                nonlocal moving
+                if not moving:
+                    moving = True
+                    log.info("the control plane asks for another connection", address=str(place))
+                    nursery.start_soon(leave, place, mine)
+
+            with trio.CancelScope() as mine:
+                error = await self._talk(place, connected, move)
+                if holder is mine or (holder is None and before is None):
+                    last = place, error
+                    nursery.cancel_scope.cancel()
+
+        async def leave(place: Address, mine: trio.CancelScope) -> None:
+            attempt = 0
+            while holder in (mine, None):
+                others = [each for each in self._settings.addresses if each != place]
+                for other in (*random.sample(others, len(others)), place):
+                    await hold(other, mine)
+                    if holder not in (mine, None):
+                        return
+                await trio.sleep(pause(attempt))
+                attempt += 1
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold, address, None)
+        assert last is not None
+        return last
+
+    def _connected(self, address: Address) -> None:
+        number = self.status.connections + 1
+        self.status = LinkStatus(True, time.time(), str(address), connections=number)
+        log.info("connected to the control plane", address=str(address))
+
+    async def _talk(self, address: Address, connected: Callable[[], None], move: Callable[[], None]) -> Exception:
         """Be connected for as long as it lasts; why it ended."""
-
-        def connected() -> None:
-            number = self.status.connections + 1
-            self.status = LinkStatus(True, time.time(), str(address), connections=number)
-            log.info("connected to the control plane", address=str(address))
-
         try:
             credentials = await self.enrolment.valid(address)
             tls = credentials.tls()
             async with calling(address, tls, CONNECT) as call:
-                await ControlPlaneTalk(call, self._node, self._policies, self._saved, self.enrolment, connected).run()
+                await ControlPlaneTalk(
+                    call, self._node, self._policies, self._saved, self.enrolment, connected, move
+                ).run()
         except (CallEndedError, UnreachableError, PodlaneError) as error:
             return error
 

@@ -94,11 +94,13 @@ class ControlPlaneTalk:
         saved: SavedState,
         enrolment: Enrolment,
         on_accepted: Callable[[], None],
+        on_move: Callable[[], None] = lambda: None,
     ) -> None:
         """``on_accepted`` is called once the control plane has said something, or has not refused for a second: it has
-        nothing to say to an agent that has all."""
+        nothing to say to an agent that has all. ``on_move``: it asks for another connection, while this one goes on."""
         self._heard = trio.Event()
         self._on_accepted = on_accepted
+        self._on_move = on_move
         self._call = call
         self._node = node
         self._policies = policies
@@ -167,6 +169,8 @@ class ControlPlaneTalk:
             self._watches_others = message.watch.others
         elif kind == "credentials":
             await self._take_credentials(message.credentials)
+        elif kind == "move":
+            self._on_move()
         elif kind == "question":
             await self._say(FromAgent(answer=self._answer(message.question)))
         else:

@@ -315,6 +315,17 @@ def test_who_was_away_when_the_next_root_was_made_is_told_of_it(bench: Bench) ->
     assert again.take() == [], "the rotation is over"
 
 
+def test_who_is_here_is_asked_to_move_and_may_stay_until_it_has(bench: Bench) -> None:
+    agents = [connected(bench, "n1"), connected(bench, "n2")]
+    for session in bench.handler.sessions():
+        session.move()
+    for agent in agents:
+        assert [each.WhichOneof("message") for each in agent.take()] == ["move"]
+        assert agent.call.ended is None
+    agents[0].call.end()
+    assert [session.identity.node for session in bench.handler.sessions()] == ["n2"]
+
+
 def test_new_roots_are_told_at_once(bench: Bench) -> None:
     agent = connected(bench)
     bench.handler.trust("roots")

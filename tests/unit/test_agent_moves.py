@@ -1,0 +1,103 @@
+"""An agent that is asked to move has its next connection before it lets go of the old one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from fleet_server import FleetCa, FleetServer, fleet_server
+
+from fleet_api.agent_pb2 import Health, Hello, Move, Question, ToAgent
+from node_agent.broadcast import Broadcast
+from node_agent.fleet.enrolment import Enrolment
+from node_agent.fleet.fleet_settings import FleetSettings
+from node_agent.fleet.identity import IdentityFiles
+from node_agent.fleet.link import FleetLink
+from node_agent.fleet.node_labels import NodeLabels
+from node_agent.fleet.policies import FleetPolicies, Placement
+from node_agent.fleet.saved_state import SavedState
+from node_agent.fleet.transport import Address
+
+
+class EmptyNode:
+    """A node without workloads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.moved = Broadcast()
+        self.running: Mapping[str, Any] = {}
+        self.synced = True
+        self.labels = NodeLabels(folder, {}, followed=False)
+
+    def hello(self) -> Hello:
+        return Hello(version="0.2.0", instance="a")
+
+    def health(self) -> Health:
+        return Health()
+
+    def answer(self, _question: Question) -> Mapping[str, object]:
+        raise LookupError("There is nothing.")
+
+
+async def nothing(_: Placement) -> None:
+    pass
+
+
+def link_to(folder: Path, token: str, *servers: FleetServer) -> FleetLink:
+    addresses = tuple(Address("127.0.0.1", server.port) for server in servers)
+    settings = FleetSettings(addresses, folder, join_token=token, cluster="c1", node="n1")
+    enrolment = Enrolment(settings, IdentityFiles(folder))
+    return FleetLink(settings, EmptyNode(folder), FleetPolicies(nothing, None), SavedState(folder), enrolment)
+
+
+async def until_at(link: FleetLink, server: FleetServer) -> None:
+    with trio.fail_after(20):
+        while not (link.status.connected and link.status.address.endswith(f":{server.port}")):
+            assert not link.status.error, "it was without a connection"
+            await trio.sleep(0.02)
+
+
+@pytest.mark.trio
+async def test_the_next_connection_stands_before_the_old_one_ends(tmp_path: Path) -> None:
+    ca = FleetCa()
+    serve = partial(fleet_server, ca.ca, enrol=ca.enrol, mutual=False)
+    with serve() as one, serve() as two:
+        link = link_to(tmp_path, f"token.{ca.digest}", one, two)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            with trio.fail_after(20):
+                while not link.status.connected:
+                    await trio.sleep(0.02)
+            for number in range(2, 5):
+                here, there = (one, two) if link.status.address.endswith(f":{one.port}") else (two, one)
+                here.says.put(ToAgent(move=Move()))
+                here.says.put(ToAgent(move=Move()))  # it is told again
+                await until_at(link, there)
+                assert link.status.connections == number
+                assert (await trio.to_thread.run_sync(there.next, "hello")).instance == "a"
+                with trio.fail_after(20):  # the old call has ended: its server has put None for its own end
+                    while not here.says.empty():
+                        await trio.sleep(0.02)
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.trio
+async def test_where_nobody_else_answers_it_stays_as_long_as_it_can(tmp_path: Path) -> None:
+    ca = FleetCa()
+    with fleet_server(ca.ca, enrol=ca.enrol, mutual=False) as one:
+        link = link_to(tmp_path, f"token.{ca.digest}", one)
+        link._settings = FleetSettings((*link._settings.addresses, Address("127.0.0.1", 1)), tmp_path)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(link.run)
+            with trio.fail_after(30):
+                while not link.status.connected:
+                    await trio.sleep(0.02)
+                one.says.put(ToAgent(move=Move()))
+                # It dials the same address in the end: behind a load balancer that is another process.
+                while link.status.connections < 2:
+                    await trio.sleep(0.02)
+            assert link.status.connected
+            nursery.cancel_scope.cancel()
