@@ -38,6 +38,7 @@ from control_plane.service import ControlPlane
 from control_plane.settings import ControlPlaneSettings
 from control_plane.store.backup import backup_lines, restore
 from control_plane.store.event_store import EventStore, open_store
+from control_plane.tracing import ChangeTraces, NoTraces
 from daemon.errors import CertificateError, PortInUseError
 from daemon.log import Logger
 from traffic_policy.errors import ConfigError
@@ -74,6 +75,7 @@ def serve(
         _listen("", settings.address, settings.port) as listener,
         _listen("agents-", settings.agents_address, settings.agents_port) as agents_listener,
     ):
+        traces = _traces(settings)
         store = open_store(settings.database_url)
         agents: AgentsPort | None = None
         rollouts: RolloutDriver | None = None
@@ -86,6 +88,7 @@ def serve(
                 on_first_token(token)
             authority = LoadedAuthority(_roots(settings), utc(time.time()))
             fleet = FleetStatus()
+            plane.traces = fleet.traces = traces
             place = _agents_place(settings, agents_listener.getsockname()[1])
             agents = AgentsPort(
                 plane,
@@ -166,7 +169,19 @@ def serve(
             if agents is not None:
                 agents.close()
             store.close()
+            traces.close()
     log.info("ended")
+
+
+def _traces(settings: ControlPlaneSettings) -> ChangeTraces:
+    """Raises :class:`ConfigError`."""
+    if not settings.otlp:
+        return NoTraces()
+    try:
+        from control_plane.otlp_traces import OtlpTraces
+    except ImportError:
+        raise ConfigError("--otlp needs more packages: pip install 'podlane[control-plane,tracing]'.") from None
+    return OtlpTraces(settings.otlp)
 
 
 def _topic(settings: ControlPlaneSettings) -> KafkaTopic | None:

@@ -21,6 +21,7 @@ from control_plane.read_models.read_models import ReadModels
 from control_plane.store.errors import StaleError
 from control_plane.store.event_store import EventStore
 from control_plane.store.records import Cause, NewEvent, StoredEvent
+from control_plane.tracing import ChangeTraces, NoTraces
 from daemon.prometheus_text import MetricFamily, ObservedHistogram, histogram
 from traffic_policy.errors import PodlaneError
 
@@ -114,6 +115,7 @@ class ControlPlane:
         self.store = store
         self.lists = ReadModels(store)
         self._clock = clock
+        self.traces: ChangeTraces = NoTraces()
         self._known: dict[str, _Known] = {}
         self.durations = CommandDurations()
         self.on_append: list[Callable[[str], None]] = []
@@ -164,7 +166,8 @@ class ControlPlane:
         """
         began, outcome = time.monotonic(), "failed"
         try:
-            done = self._carry_out(tenant, command, by)
+            with self.traces.command(tenant, type(command).__name__):
+                done = self._carry_out(tenant, command, by)
             outcome = "done"
         except (RefusedError, VersionError):
             outcome = "refused"
@@ -195,7 +198,8 @@ class ControlPlane:
                     if not by.key:
                         return Done(())
                 try:
-                    stored = self.store.append(tenant, state.position, [_new(event) for event in events], cause)
+                    with self.traces.append(tenant):
+                        stored = self.store.append(tenant, state.position, [_new(event) for event in events], cause)
                 except StaleError:
                     continue
                 happened = _decoded(stored)
@@ -203,6 +207,8 @@ class ControlPlane:
                     return Done(happened, replayed=True)
                 for event in happened:
                     state.apply(event)
+            if stored:
+                self.traces.appended(tenant, stored[0].position, stored[-1].position)
             self.appended(tenant)
             return Done(happened)
         raise StaleError(f"Others write to {tenant} all the time. Try again.")

@@ -49,6 +49,7 @@ class ControlPlaneSettings(BaseSettings):
     prometheus: str = ""
     channel_secrets: Path | None = None
     alerts_may_reach: str = ""
+    otlp: Annotated[str, Field(pattern=r"^(https?://[^/\s]+/?)?$")] = ""
     public_url: str = ""
     oidc_issuer: str = ""
     oidc_client_id: str = ""

@@ -79,6 +79,9 @@ At the first start it prints the token of its first administrator, once: `podlan
     help="Tokens to ask clusters' API servers about agents' ServiceAccounts, each in a file TENANT.CLUSTER.  "
     "[default: reviewers in the state folder]",
 )
+@click.option(
+    "--otlp", metavar="URL", help="An OpenTelemetry collector that is told of changes, as http://127.0.0.1:4318"
+)
 @click.option("--prometheus", metavar="URL", help="A Prometheus for the queries of rollouts, as http://127.0.0.1:9090")
 @click.option(
     "--channel-secrets",

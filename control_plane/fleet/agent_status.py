@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from control_plane.domain.rollout_gates import Traffic
 from control_plane.fleet.figures import TenantFigures
 from control_plane.fleet.questions import Questions
+from control_plane.tracing import ChangeTraces, NoTraces
 
 _MOST_CLUSTERS: Final = 64
 """Of a tenant, whose figures are kept apart."""
@@ -222,6 +223,7 @@ class FleetStatus:
         """What has changed, for who tells other processes; None: nobody does. It may say the same several times."""
         self.clock: Callable[[], float] = time.time
         """Unix seconds, which all processes that share their agents agree on."""
+        self.traces: ChangeTraces = NoTraces()
         self.questions: Questions | None = None
         """To the agents that are connected here; None: there is no agents' port."""
         self._epoch = 0

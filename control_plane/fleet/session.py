@@ -67,6 +67,9 @@ class SessionTenant(Protocol):
     def changed(self, session: AgentSession) -> None:
         """Its status is not as it was."""
 
+    def answered(self, session: AgentSession, revision: int) -> None:
+        """It has said what became of a revision."""
+
     def reported(self, session: AgentSession, lanes: Sequence[LaneSum]) -> None:
         """It has said what went through lanes in the last second."""
 
@@ -232,6 +235,7 @@ class AgentSession:
         told = self._told[0] if self._told else self.status.revision
         take_applied(self.status, applied, told)
         self._tenant.changed(self)
+        self._tenant.answered(self, applied.revision)
         revision, hash = self.status.desired
         other = applied.revision == revision and applied.hash != hash and applied.revision
         if other and not applied.refusal and self._told is not None and self._everything.take(self._tenant.now):

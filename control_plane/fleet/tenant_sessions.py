@@ -22,6 +22,7 @@ from control_plane.domain.events import (
 from control_plane.domain.rollout_gates import Traffic
 from control_plane.domain.tenant import Policy, Tenant
 from control_plane.fleet.agent_status import AgentStatus, FleetStatus, RolloutTraffic
+from control_plane.fleet.awaited import AwaitedAgents
 from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.delivery import Delivery
 from control_plane.fleet.figures import LaneSeries
@@ -57,6 +58,8 @@ class TenantSessions:
         self._issuer = issuer
         self._post = post
         self._read_on = read_on
+        self._traces = fleet.traces
+        self._awaited = AwaitedAgents(name, fleet.traces)
         self._untold: Iterator[AgentSession] | None = None
 
     @property
@@ -101,6 +104,7 @@ class TenantSessions:
         if self._sessions.get(key) is session:
             del self._sessions[key]
             session.status.connected, session.status.since = False, self.now
+            self._awaited.left(key)
             self.changed(session)
 
     def changed(self, session: AgentSession) -> None:
@@ -126,6 +130,10 @@ class TenantSessions:
             if status.process == process and status.connected:
                 status.connected, status.since = False, since
 
+    def answered(self, session: AgentSession, revision: int) -> None:
+        """It has said what became of a revision."""
+        self._awaited.answered((session.identity.cluster, session.identity.node), revision)
+
     def reported(self, session: AgentSession, lanes: Sequence[LaneSum]) -> None:
         """It has said what went through lanes in the last second."""
         second = int(self.now)
@@ -140,6 +148,10 @@ class TenantSessions:
 
     def happened(self, position: int, events: Sequence[Event]) -> None:
         """Take in events; the first has this position. Those that are known already are left out."""
+        with self._traces.project(self.name, position, position + len(events) - 1):
+            self._happened(position, events)
+
+    def _happened(self, position: int, events: Sequence[Event]) -> None:
         revision = self._tenant.revision
         changed = []
         for number, event in enumerate(events, position):
@@ -216,6 +228,7 @@ class TenantSessions:
             figures.know(known)
         going = self._untold is not None
         self._untold = iter(list(self._sessions.values()))
+        self._awaited.told(self.delivery.revision, self._sessions)
         if not going:
             self._tell()
 

@@ -33,12 +33,13 @@ from control_plane.http import (
 from control_plane.http.alerting import routes as alerts
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.http.refused import RefusalNotes
-from control_plane.http.web_files import WebFiles
+from control_plane.http.traced import TracedRequests
 from control_plane.live import place
 from control_plane.live.place import LivePlace
 from control_plane.live.rows import DOCUMENTED
 from control_plane.metrics import ControlPlaneMetrics
 from control_plane.service import ControlPlane
+from control_plane.web_pages import WebFiles
 from daemon.version import installed_version
 
 _LONGEST_BODY: Final = 2**19
@@ -98,6 +99,7 @@ def create_app(
     app.router.default = WebFiles(app.router.not_found)
     install(app)
     app.add_middleware(_BodyLimit)
+    app.add_middleware(TracedRequests, plane=plane)
     app.add_middleware(RefusalNotes, plane, gate.recorder)
     described = app.openapi
 

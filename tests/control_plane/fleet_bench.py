@@ -29,6 +29,7 @@ from control_plane.fleet.token_review import TokenReviewer
 from control_plane.gateway.rpc import CallListener, GrpcStatus, Peer, RpcError
 from control_plane.service import Circumstances, ControlPlane
 from control_plane.store.event_store import open_store
+from control_plane.tracing import ChangeTraces, NoTraces
 from fleet_api.agent_pb2 import Applied, Credentials, EnrolRequest, FromAgent, Hello, Renew, ToAgent
 from fleet_api.desired import DesiredState, applied
 from fleet_api.framing import GrpcUnframer
@@ -224,8 +225,9 @@ class Bench:
 
 
 @contextmanager
-def running_bench(folder: Path, url: str) -> Iterator[Bench]:
+def running_bench(folder: Path, url: str, traces: ChangeTraces | None = None) -> Iterator[Bench]:
     bench = Bench(folder, url)
+    bench.plane.traces = bench.fleet.traces = traces or NoTraces()
     bench.follower.load(bench.handler.happened)
     bench.follower.start()
     bench.pump()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from stage import ROOT, Stage, open_stage
 
-from control_plane.http.web_files import FOLDER
+from control_plane.web_pages import FOLDER
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make build")
 _OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")

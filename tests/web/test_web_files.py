@@ -9,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
-from control_plane.http.web_files import WebFiles
+from control_plane.web_pages import WebFiles
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-FOLDER: Final = Path(__file__).resolve().parents[1] / "web_files"
+FOLDER: Final = Path(__file__).resolve().parent / "web_files"
 _NOT_PAGES: Final = ("/v1/", "/api/", "/assets/", "/openapi.json", "/healthz")
 _NONCE: Final = b"PODLANE_NONCE"
 """In index.html, where the nonce of this very response has to be."""
