@@ -18,6 +18,8 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from control_plane.tracing import Ended
 from daemon.version import installed_version
 
+_PATIENCE: Final = 2.0
+"""Seconds for a batch, with all that is tried again: the process' end waits for the last one."""
 _REMEMBERED: Final = 1000
 """Positions whose requests are known: what follows from them comes within a second."""
 
@@ -31,7 +33,7 @@ class OtlpTraces:
             {"service.name": "podlane-control-plane", "service.version": installed_version() or "source"}
         )
         self._provider = TracerProvider(resource=about)
-        exporter = OTLPSpanExporter(endpoint=f"{url.rstrip('/')}/v1/traces")
+        exporter = OTLPSpanExporter(endpoint=f"{url.rstrip('/')}/v1/traces", timeout=_PATIENCE)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("podlane")
         self._commands: OrderedDict[tuple[str, int], Context] = OrderedDict()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -110,6 +112,18 @@ def test_a_change_from_the_request_to_the_agents_that_have_it(
     told = attributes(deliver)
     assert (told["podlane.agents"], told["podlane.agents.silent"]) == (2, 0)
     assert told["podlane.revision"] == bench.revision()
+
+
+def test_a_collector_that_is_away_holds_up_neither_requests_nor_the_end() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        traces = OtlpTraces(f"http://127.0.0.1:{taken.getsockname()[1]}")
+        with traces.request("PUT", "/v1/tenants/shop", "no traceparent"), traces.command("shop", "CreateTenant"):
+            traces.appended("shop", 1, 5000)
+        assert len(traces._commands) == 1000
+        began = time.monotonic()
+        traces.close()
+        assert time.monotonic() - began < 20, "the exporter's own patience would be half a minute"
 
 
 def test_nothing_of_it_is_imported_unless_it_is_wanted() -> None:
