@@ -87,6 +87,7 @@ GOALS: Final = (
     Goal("a list out of all agents, p95, ms", FLEET, READS.name, "failed_p95_ms", None, 50.0, False),
     Goal("a failed gate to the last agent back, s (1,000 agents)", FLEET, TAKEN_BACK.name, "seconds", None, 2.0, False),
 )
+_AIM: Final = 10_000
 _COLLAPSE: Final = {(CHANGE.name, "last_s"): 60.0, (STORM.name, "seconds"): 300.0, (TAKEN_BACK.name, "seconds"): 60.0}
 """Far above what a busy machine gives."""
 
@@ -110,7 +111,10 @@ def document(analysis: Analysis) -> str:
         f"{settings['agents']:,}, in one process, on the CPUs {settings['agents_cpus']}; the control plane on "
         f"{settings['database']}, on the CPUs {settings['control_plane_cpus']}.{interrupted(analysis)}"
     )
-    return report([("", heading), ("Goals", goals_table(GOALS, analysis)), ("Figures", _figures(analysis))], analysis)
+    goals = goals_table(GOALS, analysis)
+    if settings["agents"] != _AIM:
+        goals = f"They are for {_AIM:,} agents; here were {settings['agents']:,}.\n\n{goals}"
+    return report([("", heading), ("Goals", goals), ("Figures", _figures(analysis))], analysis)
 
 
 def _figures(analysis: Analysis) -> str:
