@@ -27,6 +27,8 @@ from trafficlab import at_once, payload
 from trees import policy, tree_of
 from waiting import until
 
+from datapath.ebpf.lane import Lane
+from datapath.routing.table import RoutingTable
 from podlane.main import main
 from podlane.netns.topology import PodNodeServer
 from tc_core.apply.execute import apply
@@ -38,6 +40,7 @@ from tc_core.probe import features
 from tc_core.qdiscs import Netem
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.marks import ClassIds, class_mark
+from traffic_policy.policy_file import parse_policy
 from traffic_policy.units import Duration
 
 pytestmark = pytest.mark.root
@@ -94,6 +97,42 @@ def test_packets_reach_the_class_of_their_mark_through_fw(pair: Pair) -> None:
         sender.sendto(b"x", (SERVER, 9))
     counted = pair.kernel.counters(DEVICE)
     assert [counted[leaf_handle(ids[n])].packets for n in ("one", "eight", "idle", "default")] == [3, 5, 7, 1]
+
+
+NAMED = """
+total: 20Mbit
+classes:
+  - {name: web, rate: 1Mbit, match: {host: FIRST.example.com}}
+  - {name: other, rate: 1Mbit, match: {host: SECOND.example.com}}
+"""
+
+
+def test_programs_choose_the_class_of_a_name(pair: Pair) -> None:
+    """At clsact, which is what this kernel has, by the packet's priority; and again when the policy changes."""
+    first = parse_policy(NAMED.replace("FIRST", "web").replace("SECOND", "other"))
+    second = parse_policy(NAMED.replace("FIRST", "other").replace("SECOND", "web"))
+    ids = install(pair, first)
+    lane = Lane(DEVICE)
+
+    def sent(name: str) -> int:
+        return int(pair.kernel.counters(DEVICE)[leaf_handle(ids[name])].bytes)
+
+    inside(pair.client, lambda: lane.put(RoutingTable.from_policy(first), ids))
+    assert inside(pair.client, lane.missing) == []
+    if os.environ.get("PODLANE_STOCK_KERNEL"):
+        assert "podlane_egress" in pair.on_client("tc", "filter", "show", "dev", DEVICE, "egress")
+    with inside(pair.server, lambda: socket.create_server((SERVER, 80))) as listener:
+        client = inside(pair.client, lambda: socket.create_connection((SERVER, 80)))
+        server, _ = listener.accept()
+        with client, server:
+            client.sendall(b"POST / HTTP/1.1\r\nHost: web.example.com\r\n\r\n" + bytes(20_000))
+            until("its class", lambda: sent("web") > 20_000)
+            inside(pair.client, lambda: lane.put(RoutingTable.from_policy(second), ids))
+            client.sendall(bytes(20_000))
+            until("its class by the new policy", lambda: sent("other") > 20_000)
+    assert sent("default") < 5000
+    inside(pair.client, lane.remove)
+    assert pair.on_client("tc", "filter", "show", "dev", DEVICE, "egress") == ""
 
 
 def test_ceilings_hold_at_once_over_a_long_path(pair: Pair) -> None:

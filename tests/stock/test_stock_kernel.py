@@ -58,13 +58,10 @@ PROOFS = {
         "test_what_the_docs_show_is_what_happens[Strict priority: `prio`]",
     },
     "programs": {
+        "test_programs_choose_the_class_of_a_name",
         "test_what_real_programs_send_first[192.0.2.1-curl-http]",
         "test_packets_without_names",
-        "test_each_upload_is_in_its_class[IPv4]",
-        "test_a_name_over_several_segments_is_read_in_user_space",
-        "test_a_new_policy_decides_again_by_the_names_of_live_connections",
-        "test_clients_are_told_apart_by_what_they_say[ipv4]",
-        "test_what_is_no_quic_goes_by_port",
+        "test_names_of_every_shape",
     },
     "capture": {
         "test_a_named_request_goes_by_tproxy_into_its_fw_class",
