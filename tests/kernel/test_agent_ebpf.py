@@ -135,6 +135,8 @@ def test_programs_decide_where_they_can_and_the_others_step_aside(
 
 def test_a_workload_chooses_and_changes_its_mind(two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]) -> None:
     one, other = two.pods
+    blocking = by_host(quic="block")
+    blocking["classes"][0]["match"] = [{"host": "web.example.com"}, {"sni": "web.example.com"}]
     agent = start(
         tmp_path, {**entry(one, by_host()), "datapath": "step-aside"}, {**entry(other, by_sni()), "datapath": "ebpf"}
     )
@@ -147,7 +149,7 @@ def test_a_workload_chooses_and_changes_its_mind(two: PodsOnNode, tmp_path: Path
         ((entry(one, by_host()), entry(other, by_sni(direction="both"))), ("ebpf", "step-aside")),
         ((entry(one, by_host()), entry(other, by_sni())), ("ebpf", "ebpf")),
         (
-            (entry(one, {**by_sni(), "quic": "block"}), {**entry(other, by_sni()), "datapath": "step-aside"}),
+            (entry(one, blocking), {**entry(other, by_sni()), "datapath": "step-aside"}),
             ("ebpf", "step-aside"),
         ),
     ):
