@@ -36,6 +36,7 @@ from node_agent.fleet.join import join_fleet
 from node_agent.fleet.link import FleetLink
 from node_agent.happenings import happening
 from node_agent.lanes import NodeContext, State
+from node_agent.policy_report import PolicyReporter
 from node_agent.settings import AgentSettings
 from node_agent.sources.file import Put, follow_workloads
 from node_agent.sources.kubernetes import PodSource
@@ -96,6 +97,7 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
                 source = None
                 if api is not None and settings.node:
                     source = PodSource(api, settings.node, settings.mode, fleet=known)
+                    nursery.start_soon(PolicyReporter(api, settings.node, agent).run)
                 gate = None
                 if source is not None and settings.cni_conf_dir is not None:
                     gate = CniGate(source, agent, placed=fleet.policies.placed if fleet is not None else None)

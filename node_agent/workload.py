@@ -54,6 +54,8 @@ class WantedLanes:
     mesh: Mesh = Mesh.NONE
     datapath: Datapath | None = None
     warnings: tuple[str, ...] = ()
+    clamps: tuple[str, ...] = ()
+    """What caps have lowered, in sentences, which are among ``warnings``."""
 
     def settings(self, mesh: MeshProxy | None, datapath: Datapath) -> DataPlaneSettings:
         """The data plane's settings, with the mesh's proxy that was found there and the datapath that was chosen."""
@@ -230,6 +232,7 @@ def _lanes_of_pod(pod: PodPolicy, mesh: Mesh) -> WantedLanes:
         mesh if pod.mesh in (None, Mesh.AUTO) else Mesh(pod.mesh),
         Datapath(pod.datapath) if pod.datapath in (Datapath.EBPF, Datapath.STEP_ASIDE) else None,
         (*pod.warnings, *_without_effect(pod)),
+        tuple(map(str, pod.clamps)),
     )
 
 

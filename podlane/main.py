@@ -46,6 +46,7 @@ VERBS: Final = (
     Verb("sidecar", "Hold this network namespace's traffic to a policy until stopped."),
     Verb("agent", "Hold the workloads of this node to their policies, without a sidecar."),
     Verb("injector", "Answer the API server: put the sidecar into Pods, refuse wrong annotations."),
+    Verb("operator", "Say in the status of a cluster's policies what became of them."),
     Verb("control-plane", "Keep the policies of a fleet, by REST, with every change recorded."),
     Verb("login", "Remember a control plane and a token for it.", "podlane.fleet.login"),
     Verb("ui", "Open the pages of a control plane in a browser.", "podlane.fleet.ui"),

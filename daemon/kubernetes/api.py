@@ -18,7 +18,7 @@ import trio
 from daemon.kubernetes.access import ApiAccess
 from daemon.kubernetes.errors import ApiAccessError, ApiError, ConflictError, GoneError, NotFoundError
 from daemon.kubernetes.http_client import HttpAnswer, HttpClient, HttpError, HttpLines
-from traffic_policy.cluster.kinds import API_VERSION, plural
+from traffic_policy.cluster.kinds import API_VERSION, TRAFFIC_REPORT, plural
 
 _PATIENCE: Final = 5.0
 """Seconds for a request and its answer; an admission that waits for it has 10 by default."""
@@ -40,17 +40,22 @@ Observer = Callable[[str, str, int], None]
 @dataclass(frozen=True, slots=True)
 class Resource:
     """The location of one object, or of all without a ``name``: ``group`` is the path prefix, ``plural`` the resource
-    name, as in RBAC."""
+    name, as in RBAC; ``part`` is a subresource, as status."""
 
     group: str
     plural: str
     name: str = ""
     namespace: str | None = None
+    part: str = ""
 
     @property
     def path(self) -> str:
         inside = f"/namespaces/{self.namespace}" if self.namespace else ""
-        return f"{self.group}{inside}/{self.plural}" + (f"/{self.name}" if self.name else "")
+        return (
+            f"{self.group}{inside}/{self.plural}"
+            + (f"/{self.name}" if self.name else "")
+            + (f"/{self.part}" if self.part else "")
+        )
 
     def __str__(self) -> str:
         what = f"{self.plural} {self.name}" if self.name else self.plural
@@ -80,6 +85,32 @@ def pods_of_node(name: str) -> ObjectCollection:
 
 def node_of_name(name: str) -> ObjectCollection:
     return ObjectCollection("/api/v1", "nodes", f"metadata.name={name}")
+
+
+def all_pods() -> ObjectCollection:
+    return ObjectCollection("/api/v1", "pods")
+
+
+def all_namespaces() -> ObjectCollection:
+    return ObjectCollection("/api/v1", "namespaces")
+
+
+def traffic_reports() -> ObjectCollection:
+    """What the agents of all nodes report."""
+    return ObjectCollection(f"/apis/{API_VERSION}", plural(TRAFFIC_REPORT))
+
+
+def traffic_report(node: str) -> Resource:
+    return Resource(f"/apis/{API_VERSION}", plural(TRAFFIC_REPORT), node)
+
+
+def policy_status(kind: str, namespace: str, name: str) -> Resource:
+    """The status of a TrafficPolicy or ClusterTrafficPolicy; ``namespace`` is empty for the latter."""
+    return Resource(f"/apis/{API_VERSION}", plural(kind), name, namespace or None, "status")
+
+
+def lease(namespace: str, name: str) -> Resource:
+    return Resource("/apis/coordination.k8s.io/v1", "leases", name, namespace)
 
 
 def policies_of_cluster(kind: str) -> ObjectCollection:
@@ -134,6 +165,10 @@ def namespace(name: str) -> Resource:
 
 def nodes() -> Resource:
     return Resource("/api/v1", "nodes")
+
+
+def node(name: str) -> Resource:
+    return Resource("/api/v1", "nodes", name)
 
 
 def event(namespace: str, name: str) -> Resource:
@@ -254,18 +289,18 @@ class ApiServer:
             self._observe("watch", collection.plural, 0)
             raise ApiError(f"The API server at {self._place} cannot be asked: {error}.") from None
 
-    async def apply(self, resource: Resource, document: Mapping[str, Any]) -> dict[str, Any]:
-        """Create or change an object to ``document``, by server-side apply.
+    async def apply(self, resource: Resource, document: Mapping[str, Any], *, force: bool = False) -> dict[str, Any]:
+        """Create or change an object to ``document``, by server-side apply; ``force``: also what others have changed.
 
         Unlike a POST, the request has the name in its path, so the permission to create can be limited to it
         (k8s.io/apiserver, endpoints/handlers/patch.go, createAuthorizerAttributes).
         """
-        path = f"{resource.path}?fieldManager={self._program}"
+        path = f"{resource.path}?fieldManager={self._program}" + ("&force=true" if force else "")
         return await self._ask("PATCH", path, resource, document, APPLY)
 
     async def update(self, resource: Resource, document: Mapping[str, Any]) -> dict[str, Any]:
         """Replace an object; ``document`` has the resourceVersion that was read. Raises :class:`ConflictError` if it is
-        outdated."""
+        outdated. A Lease is created where there is none; no other kind is."""
         return await self._ask("PUT", resource.path, resource, document)
 
     async def patch(self, resource: Resource, change: Mapping[str, Any]) -> dict[str, Any]:

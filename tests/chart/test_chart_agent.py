@@ -12,6 +12,7 @@ from rendering import CHART, NAMESPACE, HelmError, Values, helm, of_kind, render
 from schemas import KUBERNETES, problems
 from value_sets import VALUE_SETS
 
+from cluster_operator import settings as operator_settings
 from node_agent.cni.life import wants_plugin
 from node_agent.settings import AgentSettings, load_settings
 
@@ -112,6 +113,37 @@ def test_it_sees_processes_and_networks_of_its_node_and_keeps_its_state_there() 
     assert str(AgentSettings().state) in mounts
 
 
+def test_the_operators_rights_are_these_and_one_lease(monkeypatch: pytest.MonkeyPatch) -> None:
+    manifests = render(ALONE)
+    mine = [m for m in manifests if m["metadata"]["labels"].get("app.kubernetes.io/component") == "operator"]
+    rights = {
+        (resource, verb) for role in of_kind(mine, "ClusterRole") for rule in role["rules"]
+        for resource in rule["resources"] for verb in rule["verbs"]
+    }  # fmt: skip
+    policies = ("trafficpolicies", "clustertrafficpolicies")
+    watched = {*policies, "trafficreports", "pods", "namespaces"}
+    assert rights == {
+        *((each, verb) for each in watched for verb in ("list", "watch")),
+        *((f"{each}/status", "patch") for each in policies), ("events", "create"), ("events", "patch"),
+    }  # fmt: skip
+    (rule,) = the(mine, "Role")["rules"]
+    deployment = the(mine, "Deployment")["spec"]
+    (container,) = deployment["template"]["spec"]["containers"]
+    for variable in container["env"]:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    settings = operator_settings.load_settings({})
+    assert (rule["resources"], rule["resourceNames"], rule["verbs"]) == (
+        ["leases"],
+        [settings.lease],
+        ["get", "update"],
+    )
+    assert the(mine, "Lease")["metadata"]["name"] == settings.lease
+    assert container["ports"][0]["containerPort"] == settings.admin_port
+    assert deployment["replicas"] == 2
+    off = Values({"agent": {"enabled": True}, "operator": {"enabled": False}})
+    assert not [m for m in render(off) if m["metadata"]["labels"].get("app.kubernetes.io/component") == "operator"]
+
+
 def test_who_may_edit_a_namespace_may_edit_its_policies() -> None:
     added = {
         label.rpartition("/")[2]: (rule["resources"], rule["verbs"])
@@ -141,6 +173,7 @@ def test_its_rights_are_these_and_its_own() -> None:
         ("events", "create"), ("events", "patch"),
         ("trafficpolicies", "list"), ("trafficpolicies", "watch"),
         ("clustertrafficpolicies", "list"), ("clustertrafficpolicies", "watch"),
+        ("trafficreports", "get"), ("trafficreports", "create"), ("trafficreports", "patch"), ("nodes", "get"),
     }  # fmt: skip
     assert pod_of(manifests)["serviceAccountName"] == account["metadata"]["name"]
 
@@ -174,7 +207,7 @@ def test_without_the_cni_plugin_the_node_is_not_touched(monkeypatch: pytest.Monk
 
 
 def test_no_selector_of_the_injector_meets_it() -> None:
-    manifests = render(ALONE)
+    manifests = render(Values({"agent": {"enabled": True}, "operator": {"enabled": False}}))
     labels = the(manifests, "DaemonSet")["spec"]["template"]["metadata"]["labels"].items()
     assert the(manifests, "DaemonSet")["spec"]["selector"]["matchLabels"].items() <= labels
     for selector in (

@@ -36,6 +36,8 @@ _AGENTS_RIGHTS: Final = [
         "resources": ["trafficpolicies", "clustertrafficpolicies"],
         "verbs": ["list", "watch"],
     },
+    {"apiGroups": ["podlane.io"], "resources": ["trafficreports"], "verbs": ["get", "create", "patch"]},
+    {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
     {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
 ]

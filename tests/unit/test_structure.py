@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
-    "traffic_policy", "tc_core", "datapath", "daemon", "sidecar", "injector", "node_agent", "fleet_api", "control_plane", "podlane",
+    "traffic_policy", "tc_core", "datapath", "daemon", "sidecar", "injector", "node_agent", "fleet_api", "control_plane",
+    "cluster_operator", "podlane",
 )  # fmt: skip
 MOST_MODULES = 22
 MOST_LINES = 500

@@ -5,14 +5,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import yaml
 from pydantic import BaseModel
 
 from traffic_policy.cluster import rules
-from traffic_policy.cluster.kinds import CLUSTER_TRAFFIC_POLICY, GROUP, TRAFFIC_POLICY, VERSION, plural
+from traffic_policy.cluster.kinds import (
+    CLUSTER_TRAFFIC_POLICY,
+    GROUP,
+    TRAFFIC_POLICY,
+    TRAFFIC_REPORT,
+    VERSION,
+    plural,
+)
+from traffic_policy.cluster.status_schema import REPORT, STATUS
 from traffic_policy.cluster.structural import structural
 from traffic_policy.cluster.target import ClusterPolicyTarget, PolicyTarget
 from traffic_policy.fields import RATE_PATTERN
@@ -23,6 +31,13 @@ _LENGTHS: Final = {
     "classes": MAX_CLASSES, "match": rules.MOST_MATCHES_OF_CLASS, "protocol": 3, "port": 100, "alpn": 100,
     "application": 100, "matchLabels": 64, "matchExpressions": 32, "values": 100,
 }  # fmt: skip
+_POLICY_COLUMNS: Final = (
+    ("Total", "string", ".spec.total"),
+    ("Classes", "string", ".status.classes"),
+    ("Pods", "integer", ".status.pods.matched"),
+    ("Programmed", "integer", ".status.pods.programmed"),
+)
+_AGE: Final = ("Age", "date", ".metadata.creationTimestamp")
 _CLASS_NAME: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 _HEADING: Final = """\
 # Made by `make crds` from the models of policies; a test compares. `podlane crds` prints the same.
@@ -32,7 +47,7 @@ _HEADING: Final = """\
 
 
 def definitions() -> tuple[dict[str, Any], ...]:
-    """Those of TrafficPolicy and ClusterTrafficPolicy, as plain data."""
+    """All of them, as plain data."""
     namespaced = _schema(PolicyTarget, rules.SPEC)
     namespaced["required"] = ["total"]
     cluster = _schema(ClusterPolicyTarget, (*rules.CLUSTER_SPEC, *rules.SPEC))
@@ -43,14 +58,25 @@ def definitions() -> tuple[dict[str, Any], ...]:
             "tpol",
             "Namespaced",
             "Limits for Pods of a namespace: a total, and classes of traffic that share it.",
-            namespaced,
+            {"spec": namespaced, "status": STATUS},
+            _POLICY_COLUMNS,
         ),
         _definition(
             CLUSTER_TRAFFIC_POLICY,
             "ctpol",
             "Cluster",
             "Limits for Pods of any namespace that have no TrafficPolicy, and caps for all that have one.",
-            cluster,
+            {"spec": cluster, "status": STATUS},
+            _POLICY_COLUMNS,
+        ),
+        _definition(
+            TRAFFIC_REPORT,
+            "treport",
+            "Cluster",
+            "What the agent of a node says of the Pods that have a TrafficPolicy or ClusterTrafficPolicy. Agents write "
+            "it, and the operator makes the status of policies of it.",
+            REPORT,
+            (),
         ),
     )
 
@@ -115,7 +141,15 @@ def _attach(schema: dict[str, Any]) -> None:
         _attach(schema["items"])
 
 
-def _definition(kind: str, short: str, scope: str, about: str, spec: Mapping[str, Any]) -> dict[str, Any]:
+def _definition(
+    kind: str,
+    short: str,
+    scope: str,
+    about: str,
+    properties: Mapping[str, Any],
+    columns: Sequence[tuple[str, str, str]],
+) -> dict[str, Any]:
+    is_policy = "spec" in properties
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -137,15 +171,15 @@ def _definition(kind: str, short: str, scope: str, about: str, spec: Mapping[str
                     "served": True,
                     "storage": True,
                     "additionalPrinterColumns": [
-                        {"name": "Total", "type": "string", "jsonPath": ".spec.total"},
-                        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+                        {"name": name, "type": of, "jsonPath": path} for name, of, path in (*columns, _AGE)
                     ],
+                    **({"subresources": {"status": {}}} if is_policy else {}),
                     "schema": {
                         "openAPIV3Schema": {
                             "type": "object",
                             "description": about,
-                            "required": ["spec"],
-                            "properties": {"spec": spec},
+                            **({"required": ["spec"]} if is_policy else {}),
+                            "properties": dict(properties),
                         }
                     },
                 }

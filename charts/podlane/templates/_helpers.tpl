@@ -80,6 +80,22 @@ app.kubernetes.io/component: control-plane
 {{- end -}}
 {{- end -}}
 
+{{/* 52 characters at most, as above: of a Deployment. */}}
+{{- define "podlane.operator" -}}
+{{- include "podlane.fullname" . | trunc -43 | trimPrefix "-" }}-operator
+{{- end -}}
+
+{{- define "podlane.operatorSelectorLabels" -}}
+app.kubernetes.io/name: {{ include "podlane.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end -}}
+
+{{- define "podlane.operatorLabels" -}}
+{{ include "podlane.operatorSelectorLabels" . }}
+{{ include "podlane.commonLabels" . }}
+{{- end -}}
+
 {{- define "podlane.agentLabels" -}}
 {{ include "podlane.agentSelectorLabels" . }}
 {{ include "podlane.commonLabels" . }}
@@ -374,6 +390,25 @@ may change a Pod can change its labels, and with them whose rules hold.
         && !(name in oldObject.metadata.annotations))
         || has(object.spec.initContainers) && object.spec.initContainers.exists(new, new.name == "podlane"
         && !oldObject.spec.initContainers.exists(old, old.name == new.name && old.image == new.image))
+{{- end -}}
+
+{{/*
+The webhook for TrafficPolicies and ClusterTrafficPolicies that are created or changed: what the rules of their definitions cannot say. None has
+to wait for an injector (Ignore), since agents refuse the same; and none is asked about when it is deleted.
+*/}}
+{{- define "podlane.policyWebhook" -}}
+{{- if .Values.agent.enabled }}
+- name: policies.validate.{{ include "podlane.domain" . }}
+  {{- include "podlane.webhookCall" (dict "root" . "path" "/validate/policies") | nindent 2 }}
+  rules:
+    - apiGroups: [podlane.io]
+      apiVersions: [v1alpha1]
+      operations: [CREATE, UPDATE]
+      resources: [trafficpolicies, clustertrafficpolicies]
+      scope: "*"
+  sideEffects: None
+  failurePolicy: Ignore
+{{- end }}
 {{- end -}}
 
 {{/* CEL: whether an annotation's name is of those that Podlane reads. */}}

@@ -1,0 +1,105 @@
+"""What the operator knows of Pods, Namespaces and reports. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from traffic_policy.cluster.objects import PodLabels
+from traffic_policy.pod.annotations import MODE_LABEL, POLICY
+
+_ENDED = ("Succeeded", "Failed")
+_SIDECAR = "podlane"
+"""The name of an injected container."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedPod:
+    """A Pod whose processes may run. ``created`` is RFC 3339; ``obstacle`` says why it has no policy of the cluster;
+    empty: nothing keeps it from one. ``placed``: it has a node, and its containers have begun to run."""
+
+    uid: str
+    namespace: str
+    labels: Mapping[str, str]
+    created: str
+    placed: bool
+    obstacle: str = ""
+    own_policy: str = ""
+    """The ConfigMap that its annotations name as its policy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedPod:
+    """What an agent says of a Pod: see ``traffic_policy.cluster.status_schema.REPORT``."""
+
+    policy: str
+    generation: int
+    state: str
+    reason: str
+    clamped: str
+
+
+def needed_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
+    """What :func:`watched_pod` reads of a Pod: of ten thousand bytes some hundred."""
+    about, spec = _mapping(pod.get("metadata")), _mapping(pod.get("spec"))
+    annotations = _mapping(about.get("annotations"))
+    kept = {key: about.get(key) for key in ("namespace", "uid", "labels", "creationTimestamp")}
+    if POLICY in annotations:
+        kept["annotations"] = {POLICY: annotations[POLICY]}
+    containers = (each for key in ("initContainers", "containers") for each in spec.get(key) or ())
+    return {
+        "metadata": kept,
+        "phase": _mapping(pod.get("status")).get("phase"),
+        "host": spec.get("hostNetwork") is True,
+        "sidecar": any(_mapping(each).get("name") == _SIDECAR for each in containers),
+    }
+
+
+def watched_pod(pod: Mapping[str, Any]) -> WatchedPod | None:
+    """Of what :func:`needed_of_pod` has left; None: its processes have ended."""
+    if pod["phase"] in _ENDED:
+        return None
+    about = pod["metadata"]
+    labels = _mapping(about.get("labels"))
+    obstacle = ""
+    if pod["host"]:
+        obstacle = "The Pod uses its node's network (hostNetwork: true), for which policies are not."
+    elif pod["sidecar"]:
+        obstacle = "The Pod has a sidecar, which follows its annotations alone."
+    elif labels.get(MODE_LABEL) in ("none", "sidecar"):
+        obstacle = f"Its label {MODE_LABEL} keeps agents from it."
+    own = _mapping(about.get("annotations")).get(POLICY, "")
+    return WatchedPod(
+        str(about["uid"]),
+        str(about["namespace"]),
+        labels,
+        str(about.get("creationTimestamp") or ""),
+        pod["phase"] == "Running",
+        obstacle,
+        str(own),
+    )
+
+
+def labels_for_selectors(pod: WatchedPod, namespaces: Mapping[str, Mapping[str, str]]) -> PodLabels:
+    """``namespaces``: labels by name."""
+    return PodLabels(pod.namespace, namespaces.get(pod.namespace, {}), pod.labels)
+
+
+def reported_pods(report: Mapping[str, Any]) -> dict[str, ReportedPod]:
+    """By UID, of a TrafficReport."""
+    found = {}
+    for each in report.get("pods") or ():
+        generation = each.get("generation")
+        found[str(each.get("uid"))] = ReportedPod(
+            str(each.get("policy")),
+            generation if isinstance(generation, int) else 0,
+            str(each.get("state")),
+            str(each.get("reason", "")),
+            str(each.get("clamped", "")),
+        )
+    return found
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
