@@ -64,11 +64,16 @@ def answered(review: Any, decide: Callable[[ReviewRequest], dict[str, Any]]) -> 
         request = _read(review)
         response = allowed() if request is None else decide(request)
     except _MalformedError as error:
-        response = _refused(HTTPStatus.BAD_REQUEST, str(error))
+        response = refused(HTTPStatus.BAD_REQUEST, str(error))
     except RecursionError:
-        response = _refused(HTTPStatus.BAD_REQUEST, "The object is nested too deeply. Send what an API server sends.")
+        response = refused(HTTPStatus.BAD_REQUEST, "The object is nested too deeply. Send what an API server sends.")
     except (AnnotationsError, InjectionError) as error:
-        response = _refused(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+        response = refused(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+    return reply(review, response)
+
+
+def reply(review: Any, response: dict[str, Any]) -> dict[str, Any]:
+    """The AdmissionReview that answers one by a response."""
     uid = pods.mapping(pods.mapping(review).get("request")).get("uid")
     response["uid"] = uid if isinstance(uid, str) else ""
     return {"apiVersion": _API_VERSION, "kind": "AdmissionReview", "response": response}
@@ -86,12 +91,12 @@ def _texts(warnings: Iterable[str]) -> list[str]:
     return [_short(f"{WARNING_PREFIX}{warning}") for warning in islice(warnings, _MOST_WARNINGS)]
 
 
-def warned(reply: dict[str, Any], warnings: Iterable[str]) -> dict[str, Any]:
+def warned(answer: dict[str, Any], warnings: Iterable[str]) -> dict[str, Any]:
     """The answer with further warnings if it is a patch: for who creates a Pod that gets the sidecar."""
-    response = reply["response"]
+    response = answer["response"]
     if "patch" in response and (more := _texts(warnings)):
         response["warnings"] = [*response.get("warnings", ()), *more][:_MOST_WARNINGS]
-    return reply
+    return answer
 
 
 def workload_in(review: Any, key: str = "object") -> Workload | None:
@@ -132,7 +137,8 @@ def _read(review: Any) -> ReviewRequest | None:
     )
 
 
-def _refused(code: HTTPStatus, message: str) -> dict[str, Any]:
+def refused(code: HTTPStatus, message: str) -> dict[str, Any]:
+    """The response that refuses the object."""
     status = {"code": int(code), "reason": _REASONS[code], "message": shortened(message, _LONGEST_MESSAGE)}
     return {"allowed": False, "status": status}
 

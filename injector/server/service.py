@@ -25,6 +25,7 @@ from daemon.log import Logger
 from daemon.malloc import unmap_large_blocks
 from injector.pod.admission import mutate, validate, validate_for_agent, validate_for_agent_by_default
 from injector.pod.happenings import mutated, validated
+from injector.pod.policies import validate_policy
 from injector.pod.templates import validate_template
 from injector.server.budget import DecodingBudget
 from injector.server.certificate_files import CertificateFiles
@@ -137,6 +138,7 @@ class Injector:
             "/validate/agent/by-default": validate_for_agent_by_default,
         }
         return {
+            "/validate/policies": make("policies", validate_policy).handle,
             **{path: make("validate", reviewer).handle for path, reviewer in agents.items()},
             **{path: webhook().handle for path, webhook in webhooks.items()},
             **{f"{path}/enforced": webhook(enforced=True).handle for path, webhook in webhooks.items()},

@@ -26,6 +26,7 @@ from daemon.malloc import trim
 # What the work needs, imported before its memory is bounded.
 from injector.pod import admission as _admission  # noqa: F401
 from injector.pod import happenings as _happenings  # noqa: F401
+from injector.pod import policies as _policies  # noqa: F401
 from injector.pod import templates as _templates  # noqa: F401
 from injector.server import review as _review  # noqa: F401
 

@@ -10,6 +10,7 @@ import pytest
 from cluster import Cluster
 from kubectl import Kubectl, RefusedError
 from manifests import AGENT, LIMITED, deployment, pod
+from policy_objects import lane, traffic_policy
 from release import Release
 
 WRONG = {"podlane.io/egress-bandwidth": "10Mbit"}
@@ -90,3 +91,17 @@ def test_a_workload_whose_pods_are_an_agents_is_refused_when_it_is_applied(clust
     kubectl = cluster.namespace(AGENT)
     with pytest.raises(RefusedError, match=f"spec.template: {SAYS}"):
         kubectl.create(deployment(WRONG))
+
+
+@pytest.mark.usefixtures("policies", "agents")
+def test_a_policy_that_no_agent_could_honour_is_refused_and_can_be_deleted(cluster: Cluster) -> None:
+    kubectl = cluster.namespace()
+    hidden = traffic_policy("web", classes=[lane("a"), lane("b")])
+    for options in ((), ("--dry-run=server",)):
+        with pytest.raises(RefusedError, match=r"classes\[1\]\.match\[0\]: This match \(port 25\) can never decide"):
+            kubectl.create(hidden, *options)
+    kubectl.create(traffic_policy("web", classes=[lane("a")]))
+    with pytest.raises(RefusedError, match=r"policies\.validate"):
+        kubectl("patch", "tpol", "web", "--type=merge", "-p", '{"spec": {"requests": "follow"}}')
+    kubectl("label", "tpol", "web", "team=a")
+    kubectl("delete", "tpol", "web", "--wait=true", "--timeout=20s")
