@@ -18,9 +18,10 @@ HEADING = f"""\
 
 <!-- Made by `python tools/crd_reference.py > docs/reference/crds.md`; a test compares. -->
 
-`{API_VERSION}` has these kinds. Their `spec` is a [policy](policy.md), in the grammar of policy files, and says
-for which Pods it is; the criteria of a match are written as lists. `kubectl explain tpol.spec.classes.match` prints
-the same descriptions.
+`{API_VERSION}` has these kinds. The `spec` of the first two is a [policy](policy.md), in the grammar of policy
+files, and says for which Pods it is; the criteria of a match are written as lists.
+[Write policies as Kubernetes objects](../how-to/traffic-policies.md) shows how they are used.
+`kubectl explain tpol.spec.classes.match` prints the same descriptions.
 
 The chart has the definitions in `crds/`: Helm puts them in force when it installs the chart, and neither changes nor
 removes them later, so that `helm uninstall` takes no policy away. `podlane crds | kubectl apply --server-side -f -`
@@ -46,7 +47,8 @@ def _kind(spec: Mapping[str, Any], seen: set[tuple[str, str]]) -> Iterator[str]:
     short = ", ".join(f"`{each}`" for each in names["shortNames"])
     fields = [(path, _type(each), each["description"]) for path, each in described(schema)]
     new = [each for each in fields if (each[0], each[2]) not in seen]
-    alike = "" if len(new) == len(fields) else " It has these fields, and the others of TrafficPolicy."
+    shared = {path for path, _, _ in fields} & {path for path, _ in seen}
+    alike = " It has these fields, and the others of TrafficPolicy." if "spec.total" in shared else ""
     yield f"## {names['kind']}\n"
     about = f"{schema['description']} `kubectl get {names['plural']}`, in short {short}.{alike}"
     yield f"{textwrap.fill(about, 120)}\n"
@@ -58,7 +60,8 @@ def _kind(spec: Mapping[str, Any], seen: set[tuple[str, str]]) -> Iterator[str]:
         if (path, rule["message"]) not in seen:
             rules.setdefault(rule["message"], []).append(f"`{path}`")
             seen.add((path, rule["message"]))
-    yield "\nWhat the API server refuses, what it says then, and of which fields:\n"
+    if rules:
+        yield "\nWhat the API server refuses, what it says then, and of which fields:\n"
     for message, paths in rules.items():
         yield textwrap.fill(f"* {message} ({', '.join(paths)})", 120, subsequent_indent="  ", break_on_hyphens=False)
     yield ""
