@@ -29,7 +29,7 @@ _NOBODY: Final = (
 
 
 @dataclass(slots=True)
-class Tally:
+class PolicyTally:
     """What was found out about one policy."""
 
     matched: int = 0
@@ -51,9 +51,9 @@ def tallies(
     namespaces: Mapping[str, Mapping[str, str]],
     reports: Mapping[str, ReportedPod],
     now: datetime,
-) -> dict[str, Tally]:
+) -> dict[str, PolicyTally]:
     """By the UID of a policy. ``namespaces``: labels by name; ``reports``: by the UID of a Pod."""
-    found = {each.uid: Tally() for each in policies.all}
+    found = {each.uid: PolicyTally() for each in policies.all}
     for pod in pods:
         verdict = policies.verdict(labels_for_selectors(pod, namespaces))
         for lost in verdict.overruled:
@@ -68,14 +68,14 @@ def tallies(
     return found
 
 
-def _count_overruled(tally: Tally, lost: Overruled) -> None:
+def _count_overruled(tally: PolicyTally, lost: Overruled) -> None:
     tally.matched += 1
     tally.overruled += 1
     if lost.conflict:
         tally.conflicts[str(lost)] += 1
 
 
-def _count(tally: Tally, policy: PolicyObject, pod: WatchedPod, said: ReportedPod | None, now: datetime) -> None:
+def _count(tally: PolicyTally, policy: PolicyObject, pod: WatchedPod, said: ReportedPod | None, now: datetime) -> None:
     tally.matched += 1
     if pod.own_policy:
         tally.overruled += 1
@@ -108,7 +108,7 @@ def _young(created: str, now: datetime) -> bool:
 
 
 def status_of(
-    policy: PolicyObject, tally: Tally, problem: str, before: Mapping[str, Any], now: datetime
+    policy: PolicyObject, tally: PolicyTally, problem: str, before: Mapping[str, Any], now: datetime
 ) -> dict[str, Any]:
     """The status that a policy is to have; ``problem`` is what is wrong with it, ``before`` is the status that
     it has."""
@@ -154,7 +154,7 @@ def differs(status: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
 
 
 def _conditions(
-    policy: PolicyObject, tally: Tally, problem: str, before: Mapping[Any, Mapping[str, Any]]
+    policy: PolicyObject, tally: PolicyTally, problem: str, before: Mapping[Any, Mapping[str, Any]]
 ) -> dict[str, tuple[str, str, str]]:
     """Type -> status, reason, message."""
     return {
@@ -165,7 +165,9 @@ def _conditions(
     }
 
 
-def _programmed(policy: PolicyObject, tally: Tally, problem: str, before: Mapping[str, Any]) -> tuple[str, str, str]:
+def _programmed(
+    policy: PolicyObject, tally: PolicyTally, problem: str, before: Mapping[str, Any]
+) -> tuple[str, str, str]:
     if not policy.document and not problem:
         return "True", "Caps", f"Its caps count for {_pods(tally.matched)}, as far as these have a policy."
     wanted = tally.matched - tally.overruled
