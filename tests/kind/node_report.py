@@ -39,10 +39,15 @@ def report_on(cluster: KindCluster) -> Iterator[tuple[str, str]]:
         except (RefusedError, TimeoutExpired) as error:
             said = str(error)
         yield title, said[-_TAIL:]
-    yield "rules, qdiscs, classes, filters", cluster.in_node("sh", "-c", _IN_EACH_POD)[-2 * _TAIL :]
-    yield "sidecars, runs before the last one included", cluster.in_node("sh", "-c", _LOGS % "*/podlane")[-_TAIL:]
-    yield "kube-system", cluster.in_node("sh", "-c", _LOGS % "kube-system_*/*")[-2 * _TAIL :]
-    yield (
-        "kubelet",
-        cluster.in_node("journalctl", "--unit=kubelet", "--lines=40", "--no-pager", "--output=cat")[-_TAIL:],
-    )
+    parts = {
+        "rules, qdiscs, classes, filters": (("sh", "-c", _IN_EACH_POD), 2 * _TAIL),
+        "sidecars, runs before the last one included": (("sh", "-c", _LOGS % "*/podlane"), _TAIL),
+        "kube-system": (("sh", "-c", _LOGS % "kube-system_*/*"), 2 * _TAIL),
+        "kubelet": (("journalctl", "--unit=kubelet", "--lines=40", "--no-pager", "--output=cat"), _TAIL),
+    }
+    for title, (command, most) in parts.items():
+        try:
+            said = cluster.in_node(*command)
+        except (RefusedError, TimeoutExpired) as error:  # the API server is away, which tells the node's name
+            said = str(error)
+        yield title, said[-most:]
