@@ -33,6 +33,10 @@ _SETTINGS: Final = struct.Struct("=IIIIII4Q16x")
 SETTINGS_BYTES: Final = _SETTINGS.size
 """Of ``struct settings``."""
 _WORD: Final = (1 << 64) - 1
+_BLOCKS_QUIC, _TELLS_DESTINATIONS, _TELLS_SOURCES = 1, 2, 4
+"""As in policy.h."""
+_ALL_MATCHES: Final = 0
+"""The number of that vector (ANY_CONTENT there)."""
 _PRIME: Final = 2**31 - 1
 _WILDCARD: Final = 1 << 63
 _KINDS: Final[Sequence[tuple[TransportProtocol | None, Bound]]] = (
@@ -157,15 +161,20 @@ def compile_table(
         "matches": {
             _number(i): struct.pack("=BB", ids[name], m.match.needs_content) for i, (name, m) in enumerate(matchers)
         },
-        "settings": {_number(0): _settings(generation, keys, link_header, lane, table.quic is Quic.BLOCK, ids)},
     }
-    return PolicyMaps({**compiled, "vectors": vectors.entries})
+    flags = (
+        _BLOCKS_QUIC * (table.quic is Quic.BLOCK)
+        | _TELLS_DESTINATIONS * (set(compiled["destinations"].values()) != {_number(_ALL_MATCHES)})
+        | _TELLS_SOURCES * (set(compiled["sources"].values()) != {_number(_ALL_MATCHES)})
+    )
+    settings = {_number(0): _settings(generation, keys, link_header, lane, flags, ids)}
+    return PolicyMaps({**compiled, "settings": settings, "vectors": vectors.entries})
 
 
-def _settings(generation: int, keys: HashKeys, link_header: int, lane: int, blocks_quic: bool, ids: ClassIds) -> bytes:
+def _settings(generation: int, keys: HashKeys, link_header: int, lane: int, flags: int, ids: ClassIds) -> bytes:
     known = sum(1 << class_id for class_id in ids.values())
     words = (known >> shift & _WORD for shift in range(0, 256, 64))
-    return _SETTINGS.pack(generation, keys.first, keys.second, link_header, lane, blocks_quic, *words)
+    return _SETTINGS.pack(generation, keys.first, keys.second, link_header, lane, flags, *words)
 
 
 @dataclass(slots=True)

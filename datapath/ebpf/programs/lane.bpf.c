@@ -359,7 +359,7 @@ static __always_inline int send_datagram(struct __sk_buff *skb, struct packet *p
 	if (!exists(settings, class_id))
 		class_id = 0;
 	if (may_begin_quic(skb, packet, settings)) {
-		if (settings->blocks_quic)
+		if (settings->flags & BLOCKS_QUIC)
 			return TC_ACT_SHOT;
 		if (!show(skb, packet, 0, class_id) && !class_id)
 			count(by_packet, WAS_MISSED);

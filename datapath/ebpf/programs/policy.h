@@ -25,12 +25,17 @@ struct waiting {
 	__u64 bytes;
 };
 
+/* What the policy has; flags of its settings. */
+#define BLOCKS_QUIC 1 /* where a name in it could decide */
+#define TELLS_DESTINATIONS 2 /* networks, so that they are to be looked up */
+#define TELLS_SOURCES 4
+
 struct settings {
 	__u32 generation; /* another one for each policy: flows of an earlier one are looked at again */
 	__u32 key_1, key_2; /* of the hashes of names, drawn at random */
 	__u32 link_header; /* bytes before the network header, on this interface */
 	__u32 lane; /* whose programs these are, among those that share a ring */
-	__u32 blocks_quic; /* where a name in it could decide */
+	__u32 flags;
 	__u64 class_ids[4]; /* a bit for each class id that exists */
 	struct waiting shown; /* written by the programs */
 };
@@ -134,16 +139,24 @@ static __always_inline void packet_criteria(const struct packet *packet, struct 
 {
 	struct port_key port = { 32, packet->kind, 0, packet->destination_port };
 	struct network_key network = { 160, packet->kind == KIND_INBOUND };
+	struct settings *settings = settings_in_force();
+	__u32 flags = settings ? settings->flags : 0;
 	__u32 *vector;
 
 	vector = bpf_map_lookup_elem(&ports, &port);
 	found->port = vector ? *vector : NO_CONTENT;
-	__builtin_memcpy(network.address, packet->destination, 16);
-	vector = bpf_map_lookup_elem(&destinations, &network);
-	found->destination = vector ? *vector : NO_CONTENT;
-	__builtin_memcpy(network.address, packet->source, 16);
-	vector = bpf_map_lookup_elem(&sources, &network);
-	found->source = vector ? *vector : NO_CONTENT;
+	/* Without networks every address is as good as any. */
+	found->destination = found->source = ANY_CONTENT;
+	if (flags & TELLS_DESTINATIONS) {
+		__builtin_memcpy(network.address, packet->destination, 16);
+		vector = bpf_map_lookup_elem(&destinations, &network);
+		found->destination = vector ? *vector : NO_CONTENT;
+	}
+	if (flags & TELLS_SOURCES) {
+		__builtin_memcpy(network.address, packet->source, 16);
+		vector = bpf_map_lookup_elem(&sources, &network);
+		found->source = vector ? *vector : NO_CONTENT;
+	}
 }
 
 /* The number of the lowest bit. (__builtin_ctzll crashes clang 14.) */
