@@ -101,6 +101,8 @@ class AgentSession:
         self._questions = count(1)
         self._watches = False
         """Whether it was told to tell of its workloads."""
+        self.moving = False
+        """Whether the agent was asked to dial another process."""
 
     def received(self, message: bytes) -> None:
         """Raises :class:`RpcError`."""
@@ -180,6 +182,7 @@ class AgentSession:
     def move(self) -> None:
         """Have the agent dial another process, and end this call when that stands."""
         if not self.over and self._told is not None:
+            self.moving = True
             self._call.send(frame(ToAgent(move=Move()).SerializeToString()))
 
     def trust(self, roots: Credentials) -> None:

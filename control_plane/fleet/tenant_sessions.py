@@ -114,14 +114,16 @@ class TenantSessions:
             self._fleet.changed(self.name, identity.cluster, identity.node, session.status)
 
     def elsewhere(self, cluster: str, node: str, status: AgentStatus) -> None:
-        """Another process says this of an agent. If it has moved there since, its connection here is over."""
+        """Another process says this of an agent. If it has moved there since, its connection here is over; one that was
+        asked to move ends it itself, when it has all there."""
         key = (cluster, node)
         known = self.status.agents.get(key)
         if known is not None and (known.epoch > status.epoch or (known.epoch == status.epoch and not known.process)):
             return
         self.status.agents[key] = status
-        session = self._sessions.pop(key, None)
-        if session is not None:
+        session = self._sessions.get(key)
+        if session is not None and not session.moving:
+            del self._sessions[key]
             session.end(GrpcStatus.CANCELLED, REPLACED)
 
     def process_gone(self, process: str, since: float) -> None:

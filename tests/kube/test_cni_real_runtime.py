@@ -90,20 +90,6 @@ class CniNode:
         return host
 
 
-@pytest.fixture(scope="module")
-def kubeconfig(cluster: Cluster) -> Path:
-    """Of a ServiceAccount with the agent's rights, as the chart gives them."""
-    kubectl = cluster.namespace()
-    kubectl("create", "serviceaccount", "agent")
-    name = "podlane-agent-cni-test"
-    kubectl("create", "clusterrole", name, "--verb=list,watch,get,create,patch",
-            "--resource=pods,namespaces,configmaps,events,daemonsets.apps")  # fmt: skip
-    kubectl(
-        "create", "clusterrolebinding", name, f"--clusterrole={name}", f"--serviceaccount={kubectl.namespace}:agent"
-    )
-    return cluster.service_account_kubeconfig(kubectl.namespace, "agent")
-
-
 @pytest.fixture
 def node(cluster: Cluster, kubeconfig: Path, tmp_path: Path) -> Iterator[CniNode]:
     if os.geteuid() or not PLUGINS.joinpath("ptp").exists():

@@ -231,7 +231,7 @@ def test_when_packets_do_not_tell_the_class_of_what_arrives(text: str, needed: b
     [
         (f"{{total: 9Mbit, classes: [{BY_NAME % ''}]}}", []),
         (f"{{total: 9Mbit, requests: follow, classes: [{BY_NAME % ''}]}}", ["requests"]),
-        (f"{{total: 9Mbit, quic: block, classes: [{BY_NAME % ''}]}}", ["quic"]),
+        (f"{{total: 9Mbit, quic: block, classes: [{BY_NAME % ''}]}}", []),
         ("{total: 9Mbit, quic: block, classes: [{name: a, rate: 1Mbit, match: {host: a.example}}]}", []),
         (LIMITED % (BY_NAME % RECEIVES), ["ingress"]),
         (LIMITED % (BY_PORT % RECEIVES), []),
