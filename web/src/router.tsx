@@ -79,6 +79,27 @@ const overview = createRoute({
   component: lazyRouteComponent(() => import('./pages/Overview'), 'Overview'),
 });
 
+const alerts = createRoute({
+  getParentRoute: () => tenant,
+  path: 'alerts',
+  validateSearch: (
+    search,
+  ): {
+    tab?: 'rules' | 'silences' | 'channels';
+    only?: 'firing' | 'resolved';
+    text?: string;
+    alert?: string;
+    rule?: string;
+  } => ({
+    ...oneOf(search, 'tab', ['rules', 'silences', 'channels']),
+    ...oneOf(search, 'only', ['firing', 'resolved']),
+    ...text(search, 'text'),
+    ...text(search, 'alert'),
+    ...text(search, 'rule'),
+  }),
+  component: lazyRouteComponent(() => import('./pages/Alerts'), 'Alerts'),
+});
+
 const workloads = createRoute({
   getParentRoute: () => tenant,
   path: 'workloads',
@@ -155,7 +176,20 @@ export const router = createRouter({
   routeTree: root.addChildren([
     signIn,
     start,
-    tenant.addChildren([overview, workloads, audit, roles, settings, live, policies, policy, rollouts, rollout, fleet]),
+    tenant.addChildren([
+      overview,
+      alerts,
+      workloads,
+      audit,
+      roles,
+      settings,
+      live,
+      policies,
+      policy,
+      rollouts,
+      rollout,
+      fleet,
+    ]),
   ]),
   defaultPreload: 'intent',
   defaultErrorComponent: Failed,

@@ -187,3 +187,59 @@ export const grants = (tenant: string) =>
     queryFn: () =>
       body(api.GET('/v1/tenants/{tenant}/grants', { params: { path: { tenant }, query: { limit: 1000 } } })),
   });
+
+/** Those that fire, the newest first. */
+export const firingAlerts = (tenant: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'alerts', 'firing'],
+    queryFn: () =>
+      body(
+        api.GET('/v1/tenants/{tenant}/alerts', {
+          params: { path: { tenant }, query: { state: 'firing', limit: 1000 } },
+        }),
+      ),
+    refetchInterval: LOOK,
+  });
+
+/** Those of a rule, with who was told of them. */
+export const alertsOf = (tenant: string, rule: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'alerts', 'of', rule],
+    queryFn: () =>
+      body(api.GET('/v1/tenants/{tenant}/alerts', { params: { path: { tenant }, query: { rule, limit: 1000 } } })),
+    refetchInterval: LOOK,
+  });
+
+export const alertRules = (tenant: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'alerts', 'rules'],
+    queryFn: () =>
+      body(api.GET('/v1/tenants/{tenant}/alerts/rules', { params: { path: { tenant }, query: { limit: 1000 } } })),
+    refetchInterval: LOOK,
+  });
+
+export const alertRule = (tenant: string, rule: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'alerts', 'rule', rule],
+    queryFn: () => body(api.GET('/v1/tenants/{tenant}/alerts/rules/{rule}', { params: { path: { tenant, rule } } })),
+  });
+
+export const silences = (tenant: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'alerts', 'silences'],
+    queryFn: () =>
+      body(
+        api.GET('/v1/tenants/{tenant}/alerts/silences', {
+          params: { path: { tenant }, query: { sort: '-ends_at', limit: 1000 } },
+        }),
+      ),
+    refetchInterval: LOOK,
+  });
+
+export const alertChannels = (tenant: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'alerts', 'channels'],
+    queryFn: () =>
+      body(api.GET('/v1/tenants/{tenant}/alerts/channels', { params: { path: { tenant }, query: { limit: 1000 } } })),
+    refetchInterval: LOOK,
+  });

@@ -5,8 +5,8 @@ import { useCallback, useMemo, useState } from 'react';
 import { clusters as clustersQuery, eventsOf, policies } from '../api/queries';
 import { useSeries } from '../live/useSeries';
 import { bytes, count, duration, rate, rates, rateUnit, short } from '../parts/format';
-import { useNow, useTenant } from '../parts/hooks';
-import { Page, ProblemNote, Skeleton } from '../parts/parts';
+import { useTenant } from '../parts/hooks';
+import { LivePill, Page, ProblemNote, Skeleton } from '../parts/parts';
 import { useKeys } from '../shell/keys';
 import { useTexts } from '../text/language';
 import { type Marker, Mini, Stacked } from './live/Charts';
@@ -309,26 +309,6 @@ function Tile({
         {value ?? <Skeleton width={70} height={22} />} <small>{unit}</small>
       </div>
     </div>
-  );
-}
-
-function LivePill({ standing, paused }: { standing: { state: string; since?: number } | undefined; paused: boolean }) {
-  const t = useTexts();
-  const now = useNow(1000);
-  if (paused) return <span className="pill warn">{t.live.paused}</span>;
-  if (!standing) return <span className="pill">{t.live.connecting}</span>;
-  if (standing.state === 'open') {
-    return (
-      <span className="pill">
-        <i className="live-dot" />
-        {t.live.everySecond}
-      </span>
-    );
-  }
-  return (
-    <span className="pill bad" role="status">
-      {t.live.away(duration((now - (standing.since ?? now)) / 1000))}
-    </span>
   );
 }
 

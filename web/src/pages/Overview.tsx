@@ -1,6 +1,7 @@
 import {
   IconAlertTriangle,
   IconArrowRight,
+  IconBell,
   IconCircleCheck,
   IconCircleX,
   IconEdit,
@@ -10,11 +11,12 @@ import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
 import { Link, useNavigate } from '@tanstack/react-router';
 import type { ReactNode } from 'react';
 import type { Schemas } from '../api/client';
-import { agentsSummary, events, policies } from '../api/queries';
+import { agentsSummary, events, firingAlerts, policies } from '../api/queries';
 import { count, duration } from '../parts/format';
 import { useNow, useTenant } from '../parts/hooks';
 import { Fresh, Page, Skeleton } from '../parts/parts';
 import { useTexts } from '../text/language';
+import { byRule, type RuleFiring } from './alerts/model';
 import { Heat } from './fleet/Heat';
 
 interface Attention {
@@ -31,12 +33,15 @@ export function Overview() {
   const tenant = useTenant();
   const summary = useQuery(agentsSummary(tenant));
   const list = useInfiniteQuery(policies(tenant));
+  const firing = useQuery(firingAlerts(tenant));
   const found = list.data?.pages.flatMap((page) => page.items) ?? [];
   const away = summary.data?.states.away ?? 0;
   const all = summary.data?.agents ?? 0;
   const inForce = found.filter((each) => each.in_force).length;
   const moving = found.filter((each) => each.rollout === 'running' || each.rollout === 'paused').length;
-  const attention = useAttention(summary.data, found);
+  const attention = useAttention(summary.data, found, byRule(firing.data?.items ?? []));
+  // Who cannot be asked about alerts has the other things here all the same.
+  const known = summary.data && list.data && !firing.isPending;
   const fresh = summary.data && list.data && (all === 0 || inForce === 0);
   return (
     <Page title={t.nav.overview}>
@@ -68,12 +73,12 @@ export function Overview() {
               <div className="panel-head">
                 <h2>{o.attention}</h2>
               </div>
-              {!(summary.data && list.data) && (
+              {!known && (
                 <div style={{ padding: 14 }}>
                   <Skeleton width="100%" height={90} />
                 </div>
               )}
-              {summary.data && list.data && attention.length === 0 && (
+              {known && attention.length === 0 && (
                 <div className="attention">
                   <IconCircleCheck size={19} color="var(--g)" aria-hidden />
                   <span>{o.nothing}</span>
@@ -108,7 +113,11 @@ export function Overview() {
   );
 }
 
-function useAttention(summary: Schemas['AgentsSummary'] | undefined, found: Schemas['PolicyDocument'][]): Attention[] {
+function useAttention(
+  summary: Schemas['AgentsSummary'] | undefined,
+  found: Schemas['PolicyDocument'][],
+  firing: RuleFiring[],
+): Attention[] {
   const t = useTexts();
   const o = t.overview;
   const tenant = useTenant();
@@ -122,6 +131,16 @@ function useAttention(summary: Schemas['AgentsSummary'] | undefined, found: Sche
   const made: Attention[] = [];
   const fleet = (state: 'failed' | 'away') => () =>
     void navigate({ to: '/t/$tenant/fleet', params: { tenant }, search: { state } });
+  for (const { rule, severity, count: n, summary: why } of firing) {
+    const color = severity === 'critical' ? 'var(--r)' : severity === 'warning' ? 'var(--amber)' : 'var(--accent)';
+    made.push({
+      key: `a ${rule}`,
+      icon: <IconBell size={19} color={color} aria-hidden />,
+      says: o.fires(rule, n),
+      why,
+      go: () => void navigate({ to: '/t/$tenant/alerts', params: { tenant }, search: { only: 'firing', text: rule } }),
+    });
+  }
   if (failed) made.push({ key: 'failed', icon: bad, says: o.failed(failed), why: o.failedWhy, go: fleet('failed') });
   for (const { name, rollout: state } of found) {
     if (state === 'taken back')

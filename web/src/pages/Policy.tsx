@@ -343,9 +343,11 @@ function Editor({ found }: { found: Found }) {
       )}
       {conflict && (
         <ConflictDialog
-          theirs={conflict}
-          before={startOf(conflict)}
-          mine={now}
+          subject={`policy/${conflict.name}`}
+          theirs={textOf(startOf(conflict))}
+          mine={textOf(now)}
+          takeHint={e.takeTheirsHint}
+          keepHint={e.keepMineHint}
           close={() => setConflict(undefined)}
           choose={(take) => {
             dispatch({ do: 'based', version: conflict.version, saved: startOf(conflict), take });

@@ -3,6 +3,7 @@ import { IconAlertTriangle, IconCircleX, IconLock } from '@tabler/icons-react';
 import type { ReactNode } from 'react';
 import { Problem } from '../api/client';
 import type { AgentState, Role } from '../api/queries';
+import type { Standing } from '../live/connection';
 import { useTexts } from '../text/language';
 import { duration } from './format';
 import { useNow } from './hooks';
@@ -85,6 +86,27 @@ function StaleNote({ since }: { since: number }) {
       <IconAlertTriangle size={18} />
       <p>{t.stale(duration((now - since) / 1000))}</p>
     </div>
+  );
+}
+
+/** Whether what is shown is what there is now. */
+export function LivePill({ standing, paused = false }: { standing: Standing | undefined; paused?: boolean }) {
+  const t = useTexts();
+  const now = useNow(1000);
+  if (paused) return <span className="pill warn">{t.live.paused}</span>;
+  if (!standing) return <span className="pill">{t.live.connecting}</span>;
+  if (standing.state === 'open') {
+    return (
+      <span className="pill">
+        <i className="live-dot" />
+        {t.live.everySecond}
+      </span>
+    );
+  }
+  return (
+    <span className="pill bad" role="status">
+      {t.live.away(duration((now - standing.since) / 1000))}
+    </span>
   );
 }
 

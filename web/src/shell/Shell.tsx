@@ -13,7 +13,7 @@ import {
 import { useQuery } from '@tanstack/react-query';
 import { Link, Outlet, useNavigate } from '@tanstack/react-router';
 import { useCallback, useRef, useState } from 'react';
-import { agentsSummary, tenants } from '../api/queries';
+import { agentsSummary, firingAlerts, tenants } from '../api/queries';
 import { count } from '../parts/format';
 import { useRole, useTenant } from '../parts/hooks';
 import { Dialog } from '../parts/overlays';
@@ -142,8 +142,22 @@ function RailLink({ page, before }: { page: (typeof PAGES)[number]; before: bool
       >
         <page.icon size={17} stroke={1.8} aria-hidden />
         {t.nav[page.name]}
+        {page.name === 'alerts' && <Fire />}
       </Link>
     </>
+  );
+}
+
+/** How many alerts fire that are not silenced. */
+function Fire() {
+  const t = useTexts();
+  const { data } = useQuery(firingAlerts(useTenant()));
+  const n = data?.items.filter((each) => each.silenced_by.length === 0).length ?? 0;
+  if (n === 0) return null;
+  return (
+    <span className="count bad num">
+      {count(n)} <span className="hidden">{t.alerts.states.firing}</span>
+    </span>
   );
 }
 

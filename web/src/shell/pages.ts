@@ -1,6 +1,7 @@
 import {
   IconActivity,
   IconArrowsSplit2,
+  IconBell,
   IconBuilding,
   IconCloudCog,
   IconHistory,
@@ -17,6 +18,7 @@ export const PAGES = [
   { name: 'live', to: '/t/$tenant/live', key: 'l', icon: IconActivity, group: 'main' },
   { name: 'policies', to: '/t/$tenant/policies', key: 'p', icon: IconStack2, group: 'main' },
   { name: 'rollouts', to: '/t/$tenant/rollouts', key: 'r', icon: IconRoute, group: 'main' },
+  { name: 'alerts', to: '/t/$tenant/alerts', key: 'e', icon: IconBell, group: 'main' },
   { name: 'fleet', to: '/t/$tenant/fleet', key: 'f', icon: IconCloudCog, group: 'main' },
   { name: 'workloads', to: '/t/$tenant/workloads', key: 'w', icon: IconArrowsSplit2, group: 'main' },
   { name: 'audit', to: '/t/$tenant/audit', key: 'a', icon: IconHistory, group: 'main' },

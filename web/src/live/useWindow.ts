@@ -1,0 +1,41 @@
+import { useEffect, useState } from 'react';
+import type { Problem } from '../api/client';
+import { type Asked, LiveConnection, type Standing } from './connection';
+
+/** A part of a list as the control plane sends it, whole each time: docs/reference/live.md. */
+export interface LiveWindow<Row, Totals> {
+  /** Unix seconds. */
+  at: number;
+  /** How many rows the filter leaves; `rows` are those of them that were asked for. */
+  total: number;
+  rows: Row[];
+  totals: Totals;
+}
+
+export interface LiveList<Row, Totals> {
+  window: LiveWindow<Row, Totals> | undefined;
+  standing: Standing | undefined;
+  problem: Problem | undefined;
+}
+
+/** A list as it is now, again and again. What is asked anew is shown when it has come, and what was there until then. */
+export function useWindow<Row, Totals>(asked: Asked): LiveList<Row, Totals> {
+  const [shown, setShown] = useState<LiveList<Row, Totals>>({
+    window: undefined,
+    standing: undefined,
+    problem: undefined,
+  });
+  const key = JSON.stringify(asked);
+  useEffect(() => {
+    setShown((now) => ({ ...now, problem: undefined }));
+    const connection = new LiveConnection((standing) => setShown((now) => ({ ...now, standing })));
+    connection.subscribe(JSON.parse(key) as Asked, (heard) => {
+      if (heard.kind === 'problem') setShown((now) => ({ ...now, problem: heard.problem }));
+      if (heard.kind !== 'message' || heard.message.type !== 'window') return;
+      const window = heard.message as unknown as LiveWindow<Row, Totals>;
+      setShown((now) => ({ ...now, window }));
+    });
+    return () => connection.close();
+  }, [key]);
+  return shown;
+}
