@@ -103,6 +103,10 @@ const alerts = createRoute({
 const workloads = createRoute({
   getParentRoute: () => tenant,
   path: 'workloads',
+  validateSearch: (search): { agent?: string; pod?: string } => ({
+    ...text(search, 'agent'),
+    ...text(search, 'pod'),
+  }),
   component: lazyRouteComponent(() => import('./pages/Workloads'), 'Workloads'),
 });
 

@@ -243,3 +243,17 @@ export const alertChannels = (tenant: string) =>
       body(api.GET('/v1/tenants/{tenant}/alerts/channels', { params: { path: { tenant }, query: { limit: 1000 } } })),
     refetchInterval: LOOK,
   });
+
+/** Asked of the agent itself, each time. */
+export const effectivePolicy = (tenant: string, cluster: string, node: string, workload: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'effective-policy', cluster, node, workload],
+    queryFn: () =>
+      body(
+        api.GET('/v1/tenants/{tenant}/clusters/{cluster}/agents/{node}/effective-policy', {
+          params: { path: { tenant, cluster, node }, query: { workload } },
+        }),
+      ),
+    staleTime: 0,
+    retry: false,
+  });

@@ -1,17 +1,24 @@
 import { useInfiniteQuery, useQueries } from '@tanstack/react-query';
-import { Link } from '@tanstack/react-router';
+import { getRouteApi, Link } from '@tanstack/react-router';
 import { agent, agents } from '../api/queries';
 import { useTenant } from '../parts/hooks';
 import { Fresh, Page, Skeleton } from '../parts/parts';
 import { useTexts } from '../text/language';
+import { InForceSheet } from './workloads/InForceSheet';
+import { placeOf } from './workloads/inForce';
+import { InForceLink, OfAgent } from './workloads/OfAgent';
 
+const route = getRouteApi('/t/$tenant/workloads');
 const MOST = 50;
 
-/** Pods that are without what is desired, of the agents that have failed: those whose names agents tell. */
+/** Pods that are without what is desired, of the agents that have failed; and of any agent those that it tells of. */
 export function Workloads() {
   const t = useTexts();
   const w = t.workloads;
   const tenant = useTenant();
+  const asked = route.useSearch();
+  const navigate = route.useNavigate();
+  const place = placeOf(asked.agent ?? '');
   const list = useInfiniteQuery(agents(tenant, { state: 'failed' }));
   const failed = list.data?.pages.flatMap((page) => page.items).slice(0, MOST) ?? [];
   const details = useQueries({
@@ -25,7 +32,10 @@ export function Workloads() {
     <Page title={t.nav.workloads} sub={w.sub}>
       <Fresh query={list}>
         {/* biome-ignore lint/a11y/noNoninteractiveTabindex: it may have to be scrolled by keyboard */}
-        <section className="panel scroll" aria-label={t.nav.workloads} tabIndex={0}>
+        <section className="panel scroll" aria-label={w.without} tabIndex={0}>
+          <div className="panel-head">
+            <h2>{w.without}</h2>
+          </div>
           {rows.length === 0 && reading && (
             <div style={{ padding: 14 }}>
               <Skeleton width="100%" height={200} />
@@ -51,7 +61,7 @@ export function Workloads() {
                 {rows.map((row) => (
                   <tr key={`${row.cluster}/${row.node}/${row.workload}`}>
                     <td className="mono" style={{ overflowWrap: 'anywhere' }}>
-                      {row.workload}
+                      <InForceLink agent={`${row.cluster}/${row.node}`} pod={row.workload} />
                     </td>
                     <td className="wide">
                       {row.policy ? (
@@ -65,7 +75,6 @@ export function Workloads() {
                     <td>{row.reason}</td>
                     <td className="wide">
                       <Link
-                        data-row
                         className="mono"
                         to="/t/$tenant/fleet"
                         params={{ tenant }}
@@ -82,6 +91,14 @@ export function Workloads() {
         </section>
         {failed.length === MOST && <p className="sub">{w.first(MOST)}</p>}
       </Fresh>
+      <OfAgent />
+      {place && asked.pod && (
+        <InForceSheet
+          {...place}
+          workload={asked.pod}
+          close={() => void navigate({ search: ({ agent }) => ({ agent }), resetScroll: false })}
+        />
+      )}
     </Page>
   );
 }

@@ -31,6 +31,12 @@ export function Firing() {
   const now = useNow(1000) / 1000;
   const [text, setText] = useState(asked.text ?? '');
   const settled = useSettled(text.trim(), 250);
+  const [known, setKnown] = useState(asked.text);
+  if (known !== asked.text) {
+    // The address has changed: by what was written here, or by a link.
+    setKnown(asked.text);
+    if ((asked.text ?? '') !== settled) setText(asked.text ?? '');
+  }
   useEffect(() => {
     void navigate({ search: (before) => ({ ...before, text: settled || undefined }), replace: true });
   }, [settled, navigate]);

@@ -1,4 +1,5 @@
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
+import { Link } from '@tanstack/react-router';
 import { type ReactNode, useState } from 'react';
 import { api, reasonHeader, type Schemas } from '../../api/client';
 import { agent } from '../../api/queries';
@@ -31,6 +32,7 @@ export function AgentDrawer({ name, close }: { name: string; close: () => void }
 
 function Details({ found, close }: { found: Schemas['AgentDetails']; close: () => void }) {
   const { t, language } = useLanguage();
+  const tenant = useTenant();
   const { may } = useRole();
   const now = useNow(1000);
   const d = t.fleet.details;
@@ -116,6 +118,15 @@ function Details({ found, close }: { found: Schemas['AgentDetails']; close: () =
           {found.abilities.length === 0 && <span className="sub">{d.noAbilities}</span>}
         </div>
       </section>
+      <Link
+        className="btn"
+        style={{ justifySelf: 'start' }}
+        to="/t/$tenant/workloads"
+        params={{ tenant }}
+        search={{ agent: `${found.cluster}/${found.node}` }}
+      >
+        {d.itsWorkloads}
+      </Link>
       {may('administrator') && <Revoke cluster={found.cluster} node={found.node} close={close} />}
     </div>
   );
