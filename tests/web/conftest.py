@@ -34,7 +34,8 @@ def browser() -> Iterator[playwright.Browser]:
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory, browser: playwright.Browser) -> Iterator[Stage]:  # noqa: ARG001
-    with open_stage(tmp_path_factory.mktemp("stage")) as made:
+    # Those whom alerts are told to are on this machine as well.
+    with open_stage(tmp_path_factory.mktemp("stage"), "--alerts-may-reach", "127.0.0.0/8") as made:
         yield made
 
 

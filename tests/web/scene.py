@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, Final
 
 from stage import Stage
@@ -30,7 +31,8 @@ BATCH: Final[dict[str, Any]] = {
 
 
 def dress(stage: Stage) -> None:
-    """Fill it: three clusters, agents in every state, policies in force, one on its way."""
+    """Fill it: three clusters, agents in every state, policies in force, one on its way, alerts of which one is
+    silenced."""
     stage.add_agents("fra1", [f"fra1-w{n:03}" for n in range(1, 22)])
     stage.add_agents("ams2", [f"ams2-w{n:03}" for n in range(1, 13)])
     stage.add_agents("iad1", [f"iad1-w{n:03}" for n in range(1, 7)], version="0.1.4", refuses="cdn.shop")
@@ -49,3 +51,33 @@ def dress(stage: Stage) -> None:
     place = "/v1/tenants/default/policies/shared-lanes"
     stage.api.ask("PUT", f"{place}/draft", {"document": draft, "selector": {"app": "shared-lanes"}})
     until("the first stage", lambda: (stage.api.ask("GET", f"{place}/rollout")["progress"] or {"having": 0})["having"])
+    alarm(stage)
+
+
+def alarm(stage: Stage) -> None:
+    """Rules, of which some fire, a channel that is told, and a silence."""
+    place = "/v1/tenants/default/alerts"
+    hook = {"kind": "webhook", "url": "https://alerts.example.com/podlane"}
+    stage.api.ask("PUT", f"{place}/channels/ops", hook)
+    about = {"summary": "{{ policy }}/{{ class }} uses {{ value }} of what it may"}
+    rules: dict[str, dict[str, Any]] = {
+        "away": {"kind": "agents-away", "threshold": 0.05, "severity": "critical"},
+        "busy": {"kind": "budget", "threshold": 0.02, "over": 5, "annotations": about, "scope": {"policy": "batch"}},
+        "dropping": {"kind": "dropped", "threshold": 0.2, "for": 30, "labels": {"team": "shop"}},
+        "certificates": {"kind": "certificate-expiry", "threshold": 3600, "severity": "info"},
+    }
+    for name, rule in rules.items():
+        stage.api.ask("PUT", f"{place}/rules/{name}", rule)
+    silence = {
+        "matchers": [{"name": "alertname", "value": "busy"}, {"name": "class", "value": "sync"}],
+        "ends_at": int(time.time()) + 7200,
+        "comment": "we move the database",
+    }
+    stage.api.ask("POST", f"{place}/silences", silence)
+    until("both alerts", lambda: {each["rule"] for each in firing(stage)} == {"away", "busy"}, patience=90)
+
+
+def firing(stage: Stage) -> list[dict[str, Any]]:
+    """The alerts that fire."""
+    found: list[dict[str, Any]] = stage.api.ask("GET", "/v1/tenants/default/alerts?state=firing")["items"]
+    return found

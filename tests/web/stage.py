@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -20,7 +21,7 @@ import grpc
 import httpx2 as httpx
 from fleet_client import GrpcAgent, pinned_root
 
-from fleet_api.agent_pb2 import Applied, Health, LaneSum, Report, WorkloadState
+from fleet_api.agent_pb2 import Answer, Applied, Health, LaneSum, Question, Report, WorkloadFigures, WorkloadState
 from traffic_policy.policy_file import policy_from_document
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,8 @@ class SimulatedAgent:
     lazy: bool = False
     """It never says that it has what it was told."""
     failed: int = 0
+    watched: bool = False
+    """Somebody looks at its workloads."""
     stopped: threading.Event = field(default_factory=threading.Event)
     threads: list[threading.Thread] = field(default_factory=list)
 
@@ -68,8 +71,13 @@ class SimulatedAgent:
                 reporting.start()
                 while not self.stopped.is_set():
                     message = self.agent.hear()
-                    if message.WhichOneof("message") == "desired" and not self.lazy:
+                    kind = message.WhichOneof("message")
+                    if kind == "desired" and not self.lazy:
                         self._take()
+                    elif kind == "watch":
+                        self.watched = message.watch.others
+                    elif kind == "question":
+                        self.agent.say(answer=self._answer(message.question))
                 reporting.join(5)
         except grpc.RpcError:
             if not self.stopped.is_set():
@@ -97,16 +105,43 @@ class SimulatedAgent:
         )
         self.agent.say(applied=applied)
 
+    def _answer(self, question: Question) -> Answer:
+        """What is in force for a Pod of ours: shop/POLICY-7d9f-0 has POLICY."""
+        name = question.effective_policy
+        policy = self.agent.state.policies.get(name.removeprefix("shop/").removesuffix("-7d9f-0"))
+        if policy is None:
+            return Answer(id=question.id, refusal=f"The agent has no workload {name}.")
+        document = {
+            "name": name,
+            "state": "programmed",
+            "reason": "",
+            "interface": "eth0",
+            "datapath": "ebpf",
+            "hash": "5d2c1b7a90e4f318" * 4,
+            "policy": json.loads(policy.document),
+            "lost": [],
+            "warnings": [],
+            "fleet_policy": policy.name,
+        }
+        return Answer(id=question.id, document=json.dumps(document))
+
     def _report(self) -> None:
         luck = random.Random(self.agent.node)
         levels: dict[tuple[str, str], float] = {}
         while not self.stopped.wait(1.0):
-            sums = [
-                each
+            sums = {
+                name: list(lane_sums(name, policy.document, luck, levels))
                 for name, policy in self.agent.state.policies.items()
-                for each in lane_sums(name, policy.document, luck, levels)
+            }
+            watched = [
+                WorkloadFigures(workload=f"shop/{name}-7d9f-0", lanes=lanes)
+                for name, lanes in sums.items()
+                if self.watched
             ]
-            self.agent.say(report=Report(at=int(time.time() * 1000), interval_ms=1000, lanes=sums))
+            report = Report(
+                at=int(time.time() * 1000), interval_ms=1000, lanes=itertools.chain(*sums.values()), workloads=watched
+            )
+            self.agent.say(report=report)
             self.agent.say(
                 health=Health(cpu_ms=int(time.monotonic() * 9), memory_bytes=41 << 20, workloads=self.pods,
                               programmed=self.pods - self.failed, failed=self.failed)

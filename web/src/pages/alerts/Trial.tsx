@@ -1,5 +1,5 @@
 import { keepPreviousData, useQuery } from '@tanstack/react-query';
-import { api, body } from '../../api/client';
+import { api, body, Problem } from '../../api/client';
 import { clock, duration } from '../../parts/format';
 import { useRole, useSettled, useTenant } from '../../parts/hooks';
 import { ProblemNote, Skeleton } from '../../parts/parts';
@@ -19,7 +19,8 @@ export function Trial({ wish }: { wish: RuleWish }) {
     enabled: may('editor'),
     placeholderData: keepPreviousData,
     staleTime: 30_000,
-    retry: false,
+    // Rules are tried one at a time, and somebody else may be trying one.
+    retry: (failures, error) => failures < 5 && error instanceof Problem && error.status === 429,
     queryFn: async () => {
       const rule = JSON.parse(settled) as RuleWish;
       const found = await body(
