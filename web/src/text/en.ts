@@ -642,7 +642,8 @@ export const en = {
       kind: 'What it looks at',
       labels: 'Labels of its alerts',
       annotations: 'Texts of its alerts',
-      pairsHint: 'A line for each, as team: shop. {{ value }}, {{ cluster }}, {{ policy }}, {{ class }} are replaced.',
+      pairsHint:
+        'A line for each, as team: shop; \\n is a new line. {{ value }}, {{ cluster }}, {{ policy }}, {{ class }} are replaced.',
       pairsWrong: 'Each line needs a name, a colon and a text.',
       wrong: 'This cannot be read.',
       channels: 'Who is told',

@@ -613,7 +613,7 @@ export const ja: Texts = {
       labels: 'アラートのラベル',
       annotations: 'アラートの文章',
       pairsHint:
-        '1 行に 1 つ (例: team: shop)。{{ value }}、{{ cluster }}、{{ policy }}、{{ class }} は置き換えられます。',
+        '1 行に 1 つ (例: team: shop、改行は \\n)。{{ value }}、{{ cluster }}、{{ policy }}、{{ class }} は置き換えられます。',
       pairsWrong: '各行に名前、コロン、文章が必要です。',
       wrong: '読み取れません。',
       channels: '通知先',

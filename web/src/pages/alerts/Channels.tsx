@@ -9,8 +9,8 @@ import { Fresh, ProblemNote, ReadOnly, Skeleton } from '../../parts/parts';
 import { useTexts } from '../../text/language';
 import { ConflictDialog } from '../policy/ConflictDialog';
 import { toYaml } from '../policy/yaml';
+import { Field } from './Field';
 import { type Channel, type ChannelWish, channelOf, NEW_CHANNEL, placeOf, trimmed } from './model';
-import { Field } from './RuleDialog';
 import { useKept } from './useKept';
 
 export function Channels() {

@@ -1,5 +1,5 @@
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
-import { type ReactNode, useState } from 'react';
+import { useState } from 'react';
 import { api, body, reasonHeader } from '../../api/client';
 import { alertChannels, alertRule } from '../../api/queries';
 import { useRole, useTenant } from '../../parts/hooks';
@@ -8,10 +8,12 @@ import { ProblemNote, ReadOnly } from '../../parts/parts';
 import { useTexts } from '../../text/language';
 import { ConflictDialog } from '../policy/ConflictDialog';
 import { toYaml } from '../policy/yaml';
+import { Field } from './Field';
 import {
   type AlertKind,
   formOf,
   KINDS,
+  measureOf,
   NEW_RULE,
   ofTraffic,
   type Rule,
@@ -21,7 +23,6 @@ import {
   SEVERITIES,
   type Severity,
   tellValue,
-  thresholdText,
   USUAL,
   wishOf,
 } from './model';
@@ -92,8 +93,6 @@ export function RuleDialog({ found, close }: { found: Rule | undefined; close: (
       )}
     </Field>
   );
-  const measure =
-    form.kind === 'below-guarantee' ? 'number' : thresholdText(form.kind, 1).includes('%') ? 'share' : 'time';
   return (
     <Dialog title={found ? `${t.alerts.rule}: ${found.name}` : r.make} close={close} size={720}>
       <form
@@ -154,7 +153,7 @@ export function RuleDialog({ found, close }: { found: Rule | undefined; close: (
             )}
           </Field>
           <div className="form-grid">
-            {line('threshold', r.threshold, r.thresholdHint[measure])}
+            {line('threshold', r.threshold, r.thresholdHint[measureOf(form.kind)])}
             {line('hold', r.hold, r.holdHint)}
             {ofTraffic(form.kind) && line('over', r.over, r.overHint)}
             <ScopeFields kind={form.kind} scope={form.scope} change={(scope) => put({ scope })} />
@@ -199,34 +198,6 @@ export function RuleDialog({ found, close }: { found: Rule | undefined; close: (
         />
       )}
     </Dialog>
-  );
-}
-
-interface Aria {
-  id: string;
-  'aria-describedby': string | undefined;
-  'aria-invalid': boolean;
-}
-
-interface FieldProps {
-  id: string;
-  label: string;
-  hint?: string;
-  wrong?: boolean;
-  children: (aria: Aria) => ReactNode;
-}
-
-export function Field({ id, label, hint, wrong = false, children }: FieldProps) {
-  return (
-    <div className="field" style={{ alignSelf: 'start' }}>
-      <label htmlFor={id}>{label}</label>
-      {children({ id, 'aria-describedby': hint ? `${id}-hint` : undefined, 'aria-invalid': wrong })}
-      {hint && (
-        <span className="sub" id={`${id}-hint`} style={wrong ? { color: 'var(--bad)' } : undefined}>
-          {hint}
-        </span>
-      )}
-    </div>
   );
 }
 

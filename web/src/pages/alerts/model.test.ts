@@ -84,6 +84,9 @@ it('reads texts by line', () => {
   expect(pairsOf(text)).toEqual({ summary: '{{ class }} waits: {{ value }}', runbook: 'https://wiki.example.com' });
   expect(pairsOf(pairsText(pairsOf(text) ?? {}))).toEqual(pairsOf(text));
   expect(pairsOf('no colon')).toBeUndefined();
+  const lines = { description: 'one: 1\ntwo \\n', path: 'C:\\new' };
+  expect(pairsText(lines).split('\n')).toHaveLength(2);
+  expect(pairsOf(pairsText(lines))).toEqual(lines);
 });
 
 it('silences an alert, and no other one', () => {

@@ -35,6 +35,10 @@ export function scopesOf(kind: AlertKind): readonly Scope[] {
   return kind === 'rollout-stuck' ? ['policy'] : ['cluster'];
 }
 
+/** What a threshold of a kind is. */
+export const measureOf = (kind: AlertKind) =>
+  TIMES.includes(kind) ? 'time' : kind === 'below-guarantee' ? 'number' : 'share';
+
 const UNITS = { s: 1, m: 60, h: 3600, d: 86_400 } as const;
 
 /** Seconds of a text as 30s, 2m, 1h30m; a number alone is seconds. Undefined: it is none. */
@@ -88,21 +92,21 @@ export function tellValue(kind: AlertKind, value: number): string {
   return kind === 'below-guarantee' ? short(value) : `${short(value * 100)} %`;
 }
 
-/** Texts by their names, a line for each: NAME: TEXT. Undefined: a line is none. */
+/** Texts by their names, a line for each: NAME: TEXT, where \n is a new line. Undefined: a line is none. */
 export function pairsOf(text: string): Record<string, string> | undefined {
   const pairs: Record<string, string> = {};
   for (const line of text.split('\n')) {
     if (!line.trim()) continue;
     const [, name, value] = /^\s*([^\s:]+)\s*:\s*(.*?)\s*$/.exec(line) ?? [];
     if (name === undefined || value === undefined) return undefined;
-    pairs[name] = value;
+    pairs[name] = value.replace(/\\([n\\])/g, (_, letter) => (letter === 'n' ? '\n' : '\\'));
   }
   return pairs;
 }
 
 export function pairsText(pairs: Record<string, string>): string {
   return Object.entries(pairs)
-    .map(([name, value]) => `${name}: ${value}`)
+    .map(([name, value]) => `${name}: ${value.replace(/\\/g, '\\\\').replace(/\n/g, '\\n')}`)
     .join('\n');
 }
 
