@@ -749,7 +749,8 @@ export const en = {
     nothingInForce: 'Nothing is in force there.',
     whole: 'All that is in force',
     none: 'No workload is without what is desired.',
-    noneRemedy: 'Agents tell by name only those Pods that failed. Their numbers are on the page Fleet.',
+    noneRemedy:
+      'By themselves agents tell only of Pods that failed. Of others they tell when you choose an agent below.',
     pod: 'Pod',
     agent: 'Agent',
     policy: 'Policy',

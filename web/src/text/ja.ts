@@ -714,7 +714,8 @@ export const ja: Texts = {
     nothingInForce: 'ここで有効なものはありません。',
     whole: '有効なもの全体',
     none: '望ましい状態にないワークロードはありません。',
-    noneRemedy: 'エージェントが名前を伝えるのは失敗した Pod だけです。数はフリートのページにあります。',
+    noneRemedy:
+      'エージェントが自ら伝えるのは失敗した Pod だけです。他の Pod は、下でエージェントを選ぶと表示されます。',
     pod: 'Pod',
     agent: 'エージェント',
     policy: 'ポリシー',
