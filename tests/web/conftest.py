@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from stage import ROOT, Stage, open_stage
+from stage import ROOT, NewPage, Stage, open_stage
 
 from control_plane.web_pages import FOLDER
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make build")
 _OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 SIGNED_IN = "**/t/default**"
-
-NewPage = Callable[..., "playwright.Page"]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,8 @@ from fleet_api.agent_pb2 import Answer, Applied, Health, LaneSum, Question, Repo
 from traffic_policy.policy_file import policy_from_document
 
 ROOT = Path(__file__).parents[2]
+NewPage = Callable[..., Any]
+"""Opens a page (Playwright's) of a user who has signed in."""
 
 
 @dataclass

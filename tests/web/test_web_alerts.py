@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 from alert_servers import running_hook
-from conftest import NewPage
 from playwright.sync_api import Page, expect
 from scene import firing
-from stage import Stage
+from stage import NewPage, Stage
 from waiting import until
 
 ALERTS = "/v1/tenants/default/alerts"

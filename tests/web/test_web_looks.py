@@ -6,10 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import NewPage
 from playwright.sync_api import expect
 from scene import dress
-from stage import ROOT, Stage
+from stage import ROOT, NewPage, Stage
 
 PAGES = {
     "overview": "",

@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from conftest import NewPage
 from playwright.sync_api import Page, expect
-from stage import Stage
+from stage import NewPage, Stage
 from waiting import until
 
 POLICY = {
