@@ -12,6 +12,7 @@ from stage import ROOT, NewPage, Stage, open_stage
 from control_plane.web_pages import FOLDER
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: make build")
+playwright.expect.set_options(timeout=20_000)  # milliseconds: next to other tests a page takes its time
 _OPTIONS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 SIGNED_IN = "**/t/default**"
 

@@ -102,7 +102,7 @@ def test_a_rule_says_how_often_it_would_have_fired(stage: Stage, new_page: NewPa
     page.get_by_role("button", name="New rule").click()
     form = page.get_by_role("dialog", name="New rule")
     form.get_by_label("What it looks at").select_option("budget")
-    expect(form.get_by_label("Threshold")).to_have_value("5%")
+    expect(form.get_by_label("Threshold")).to_have_value("90%")
     form.get_by_label("Threshold").fill("1%")
     form.get_by_label("For at least").fill("0")
     form.get_by_label("Looked at over").fill("1")
