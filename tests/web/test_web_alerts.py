@@ -11,6 +11,8 @@ from scene import firing
 from stage import NewPage, Stage
 from waiting import until
 
+pytestmark = pytest.mark.timeout(300)  # a busy machine's Chromium takes its time
+
 ALERTS = "/v1/tenants/default/alerts"
 AWAY = {"kind": "agents-away", "threshold": 0.5, "for": 60, "annotations": {"runbook": "https://wiki.example.com/away"}}
 LANES = {

@@ -10,6 +10,8 @@ from playwright.sync_api import expect
 from scene import dress
 from stage import ROOT, NewPage, Stage
 
+pytestmark = pytest.mark.timeout(400)  # a busy machine's Chromium takes its time
+
 PAGES = {
     "overview": "",
     "live": "/live?policy=shared-lanes&seconds=60",

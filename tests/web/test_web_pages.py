@@ -10,6 +10,8 @@ from playwright.sync_api import Page, expect
 from stage import NewPage, Stage
 from waiting import until
 
+pytestmark = pytest.mark.timeout(300)  # a busy machine's Chromium takes its time
+
 POLICY = {
     "total": "100Mbit",
     "classes": [
@@ -75,9 +77,11 @@ def test_lanes_are_moved_by_keyboard_and_are_the_same_as_yaml(stage: Stage, new_
     page = new_page()
     editor(page, stage, "moved")
     page.get_by_role("button", name="Lane api, place 1 of 2: move").focus()
+    told, said = page.locator("[id^=DndLiveRegion]"), ""  # what is read to those who do not see it
     for key in ("Space", "ArrowDown", "Space"):
         page.keyboard.press(key)
-        page.wait_for_timeout(300)  # the library animates, and takes no key meanwhile
+        expect(told).not_to_have_text(said)
+        said = told.inner_text()
     expect(page.get_by_role("button", name="Lane api, place 2 of 2: move")).to_be_visible()
     page.get_by_role("link", name="YAML").click()
     text = page.get_by_role("textbox", name="YAML")
