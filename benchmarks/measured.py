@@ -53,6 +53,19 @@ def interrupted(analysis: Analysis) -> str:
     return "" if analysis.results.complete else " **The run was interrupted.**"
 
 
+def beyond(
+    most: Mapping[tuple[str, str], float], measurements: Iterable[Measured], candidate: str, analysis: Analysis
+) -> list[str]:
+    """What gave no figure, and which figures are above ``most``, by names of a measurement and a figure; in words."""
+    found = [f"{what} gave no figure: {why}" for _, what, why in analysis.failures()]
+    for measured in measurements:
+        for key, figure in measured.figures.items():
+            value, limit = analysis.median(measured.name, key, candidate), most.get((measured.name, key))
+            if value is not None and limit is not None and value > limit:
+                found.append(f"{measured.title}: {figure.title} is {number(value)} {figure.unit}.")
+    return found
+
+
 def goals_table(goals: Iterable[Goal], analysis: Analysis) -> str:
     """What was to be reached, and whether it was."""
     words = {True: "met", False: "**not met**", None: "not measured"}

@@ -6,8 +6,8 @@ from typing import Final
 
 from benchmarks.analysis import Analysis
 from benchmarks.goals import Goal
-from benchmarks.measured import Measured, goals_table, interrupted, less, machine_line, report
-from benchmarks.tables import number, table, with_range
+from benchmarks.measured import Measured, beyond, goals_table, interrupted, less, machine_line, report
+from benchmarks.tables import table, with_range
 
 AGENT: Final = "agent"
 
@@ -67,13 +67,7 @@ _COLLAPSE: Final = {
 
 def collapses(analysis: Analysis) -> list[str]:
     """What is so bad that it must be a mistake, in words, even on a busy machine. Nothing: all is well."""
-    found = [f"{what} gave no figure: {why}" for _, what, why in analysis.failures()]
-    for measured in ALL:
-        for key, figure in measured.figures.items():
-            value, most = analysis.median(measured.name, key, AGENT), _COLLAPSE.get((measured.name, key))
-            if value is not None and most is not None and value > most:
-                found.append(f"{measured.title}: {figure.title} is {number(value)} {figure.unit}.")
-    return found
+    return beyond(_COLLAPSE, ALL, AGENT, analysis)
 
 
 def document(analysis: Analysis) -> str:

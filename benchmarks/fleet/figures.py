@@ -6,8 +6,8 @@ from typing import Final
 
 from benchmarks.analysis import Analysis
 from benchmarks.goals import Goal
-from benchmarks.measured import Measured, goals_table, interrupted, less, machine_line, more, report
-from benchmarks.tables import number, table, with_range
+from benchmarks.measured import Measured, beyond, goals_table, interrupted, less, machine_line, more, report
+from benchmarks.tables import table, with_range
 
 FLEET: Final = "fleet"
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
@@ -94,13 +94,7 @@ _COLLAPSE: Final = {(CHANGE.name, "last_s"): 60.0, (STORM.name, "seconds"): 300.
 
 def collapses(analysis: Analysis) -> list[str]:
     """What is so bad that it must be a mistake, in words, even on a busy machine. Nothing: all is well."""
-    found = [f"{what} gave no figure: {why}" for _, what, why in analysis.failures()]
-    for measured in ALL:
-        for key, figure in measured.figures.items():
-            value, most = analysis.median(measured.name, key, FLEET), _COLLAPSE.get((measured.name, key))
-            if value is not None and most is not None and value > most:
-                found.append(f"{measured.title}: {figure.title} is {number(value)} {figure.unit}.")
-    return found
+    return beyond(_COLLAPSE, ALL, FLEET, analysis)
 
 
 def document(analysis: Analysis) -> str:
