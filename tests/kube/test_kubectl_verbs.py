@@ -134,6 +134,7 @@ def test_without_reaching_the_agent_its_event_tells_the_state(
     assert plugin.explained("web")["state"] == "refused"
 
 
+@pytest.mark.usefixtures("policies")
 def test_who_may_not_ask_is_told_the_missing_right_and_shown_the_rest(
     cluster: Cluster, kubectl: Kubectl, plugin: Plugin
 ) -> None:
@@ -146,11 +147,19 @@ def test_who_may_not_ask_is_told_the_missing_right_and_shown_the_rest(
     )
     told = theirs.explained("web")
     assert values(told)["class a"][0] == "1Mbit to 50Mbit, priority 4"
-    assert [note.partition(" Have your")[0] for note in told["notes"]] == [
-        "What its namespace says is not known. You may not get namespaces in the namespace " + plugin.namespace + ".",
-        "Which agents there are is not known. You may not list pods in all namespaces.",
-        told["notes"][2].partition(" Have your")[0],
+    notes = [note.partition(" Have your")[0] for note in told["notes"]]
+    here = f"in the namespace {plugin.namespace}"
+    about_policies = [
+        f"Which TrafficPolicy objects there are is not known. You may not list trafficpolicies {here}.",
+        "Which ClusterTrafficPolicy objects there are is not known. You may not list clustertrafficpolicies.",
     ]
+    assert [note for note in notes if note in about_policies] == about_policies
+    others = [note for note in notes if note not in about_policies]
+    assert others[:2] == [
+        f"What its namespace says is not known. You may not get namespaces {here}.",
+        "Which agents there are is not known. You may not list pods in all namespaces.",
+    ]
+    assert len(others) == 3, notes
     status = theirs.run("status")
     assert status.returncode == 1
     assert "You may not list pods in all namespaces." in status.stderr

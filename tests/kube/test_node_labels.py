@@ -30,17 +30,20 @@ async def test_they_are_followed_and_kept(cluster: Cluster, api: ApiServer, tmp_
     kubectl = cluster.kubectl
     kubectl.create(node("labelled-1", zone="a", rack="7"))
     kubectl.create(node("labelled-2", zone="z"))
-    labels = NodeLabels(tmp_path, {"rack": "own"}, followed=True)
-    with trio.fail_after(60):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(labels.run, api, "labelled-1")
-            await labels.known()
-            assert (labels.said["zone"], labels.said["rack"]) == ("a", "own"), "given by hand, it counts more"
-            changed = labels.changed.next()
-            await trio.to_thread.run_sync(partial(kubectl, "label", "node", "labelled-1", "zone=b", "--overwrite"))
-            await changed.wait()
-            assert labels.said["zone"] == "b"
-            nursery.cancel_scope.cancel()
-        again = NodeLabels(tmp_path, {}, followed=True)
-        await again.known()
-        assert (again.said["zone"], again.said["rack"]) == ("b", "7"), "without the API server"
+    try:
+        labels = NodeLabels(tmp_path, {"rack": "own"}, followed=True)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(labels.run, api, "labelled-1")
+                await labels.known()
+                assert (labels.said["zone"], labels.said["rack"]) == ("a", "own"), "given by hand, it counts more"
+                changed = labels.changed.next()
+                await trio.to_thread.run_sync(partial(kubectl, "label", "node", "labelled-1", "zone=b", "--overwrite"))
+                await changed.wait()
+                assert labels.said["zone"] == "b"
+                nursery.cancel_scope.cancel()
+            again = NodeLabels(tmp_path, {}, followed=True)
+            await again.known()
+            assert (again.said["zone"], again.said["rack"]) == ("b", "7"), "without the API server"
+    finally:  # other tests count nodes
+        kubectl("delete", "node", "labelled-1", "labelled-2")
