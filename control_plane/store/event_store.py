@@ -177,7 +177,7 @@ def open_store(url: str) -> EventStore:
         raise ConfigError("--database names no database. Write postgresql://USER@HOST/NAME, or sqlite:PATH.")
     try:
         database.migrate()
-    except BaseException:
+    except BaseException:  # also if it is interrupted: its connections would stay open
         database.close()
         raise
     return EventStore(database, shared=kind != "sqlite")

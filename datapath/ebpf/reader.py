@@ -217,7 +217,7 @@ def _guarded(work: Callable[[], None]) -> None:
     """One connection's fault must not end all others; it goes by port."""
     try:
         work()
-    except Exception:
+    except Exception:  # it is logged: any workload may send what is read here
         log.exception("a mistake in judging a beginning")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from fleet_server import FleetCa, FleetServer, fleet_server
+from waiting import until
 
 from fleet_api.agent_pb2 import Health, Hello, Move, Question, ToAgent
 from node_agent.broadcast import Broadcast
@@ -53,11 +54,17 @@ def link_to(folder: Path, token: str, *servers: FleetServer) -> FleetLink:
     return FleetLink(settings, EmptyNode(folder), FleetPolicies(nothing, None), SavedState(folder), enrolment)
 
 
+async def becomes(what: str, ask: Callable[[], bool]) -> None:
+    """As :func:`waiting.until`, while the agent goes on."""
+    await trio.to_thread.run_sync(partial(until, what, ask))
+
+
 async def until_at(link: FleetLink, server: FleetServer) -> None:
-    with trio.fail_after(20):
-        while not (link.status.connected and link.status.address.endswith(f":{server.port}")):
-            assert not link.status.error, "it was without a connection"
-            await trio.sleep(0.02)
+    def there() -> bool:
+        assert not link.status.error, "it was without a connection"
+        return link.status.connected and link.status.address.endswith(f":{server.port}")
+
+    await becomes("the next connection", there)
 
 
 @pytest.mark.trio
@@ -68,9 +75,7 @@ async def test_the_next_connection_stands_before_the_old_one_ends(tmp_path: Path
         link = link_to(tmp_path, f"token.{ca.digest}", one, two)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
-            with trio.fail_after(20):
-                while not link.status.connected:
-                    await trio.sleep(0.02)
+            await becomes("a connection", lambda: link.status.connected)
             for number in range(2, 5):
                 here, there = (one, two) if link.status.address.endswith(f":{one.port}") else (two, one)
                 here.says.put(ToAgent(move=Move()))
@@ -78,9 +83,8 @@ async def test_the_next_connection_stands_before_the_old_one_ends(tmp_path: Path
                 await until_at(link, there)
                 assert link.status.connections == number
                 assert (await trio.to_thread.run_sync(there.next, "hello")).instance == "a"
-                with trio.fail_after(20):  # the old call has ended: its server has put None for its own end
-                    while not here.says.empty():
-                        await trio.sleep(0.02)
+                # The old call has ended: its server has put None for its own end.
+                await becomes("the end of the old call", here.says.empty)
             nursery.cancel_scope.cancel()
 
 
@@ -92,12 +96,9 @@ async def test_where_nobody_else_answers_it_stays_as_long_as_it_can(tmp_path: Pa
         link._settings = FleetSettings((*link._settings.addresses, Address("127.0.0.1", 1)), tmp_path)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(link.run)
-            with trio.fail_after(30):
-                while not link.status.connected:
-                    await trio.sleep(0.02)
-                one.says.put(ToAgent(move=Move()))
-                # It dials the same address in the end: behind a load balancer that is another process.
-                while link.status.connections < 2:
-                    await trio.sleep(0.02)
+            await becomes("a connection", lambda: link.status.connected)
+            one.says.put(ToAgent(move=Move()))
+            # It dials the same address in the end: behind a load balancer that is another process.
+            await becomes("another connection", lambda: link.status.connections >= 2)
             assert link.status.connected
             nursery.cancel_scope.cancel()
