@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -51,13 +52,7 @@ def list_alerts(state: str | None, context: str | None, tenant: str | None, outp
 @output_option
 def list_rules(context: str | None, tenant: str | None, output: str) -> None:
     """List rules, with what they see now."""
-    from podlane.console import failing_clearly
-    from podlane.fleet.output import show
-    from podlane.fleet.session import client_for
-
-    with failing_clearly():
-        client = client_for(context, tenant)
-        show(list(client.items(client.about("alerts", "rules"))), output, _rule_rows)
+    _list("rules", _rule_rows, context, tenant, output)
 
 
 @alerts.command("apply")
@@ -111,13 +106,7 @@ def remove_rule(rule: str, context: str | None, tenant: str | None, reason: str,
 @output_option
 def list_silences(context: str | None, tenant: str | None, output: str) -> None:
     """List silences, with how many of the alerts that fire they are about."""
-    from podlane.console import failing_clearly
-    from podlane.fleet.output import show
-    from podlane.fleet.session import client_for
-
-    with failing_clearly():
-        client = client_for(context, tenant)
-        show(list(client.items(client.about("alerts", "silences"))), output, _silence_rows)
+    _list("silences", _silence_rows, context, tenant, output)
 
 
 @alerts.command("silence")
@@ -178,13 +167,7 @@ def end_silence(silence: str, context: str | None, tenant: str | None, reason: s
 @output_option
 def list_channels(context: str | None, tenant: str | None, output: str) -> None:
     """List channels that are told of alerts."""
-    from podlane.console import failing_clearly
-    from podlane.fleet.output import show
-    from podlane.fleet.session import client_for
-
-    with failing_clearly():
-        client = client_for(context, tenant)
-        show(list(client.items(client.about("alerts", "channels"))), output, _channel_rows)
+    _list("channels", _channel_rows, context, tenant, output)
 
 
 @alerts.command("channel")
@@ -281,6 +264,18 @@ def try_channel(channel: str, context: str | None, tenant: str | None, output: s
         show(found, output, lambda test: [["SENT", "WHAT HAPPENED"], ["yes" if test["sent"] else "no", test["says"]]])
     if not found["sent"]:
         raise SystemExit(1)
+
+
+def _list(
+    what: str, rows: Callable[[list[Any]], list[list[str]]], context: str | None, tenant: str | None, output: str
+) -> None:
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        show(list(client.items(client.about("alerts", what))), output, rows)
 
 
 def _delete(
