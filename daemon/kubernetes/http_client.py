@@ -116,6 +116,10 @@ class HttpClient:
         except OSError as error:
             raise HttpError(error.strerror or str(error)) from None
 
+    async def connect(self) -> None:
+        """Open a connection that the next request takes. Raises :class:`HttpError`."""
+        self._idle.append((h11.Connection(h11.CLIENT), await self._opened()))
+
     @asynccontextmanager
     async def lines(self, target: str, headers: Mapping[str, str]) -> AsyncIterator[tuple[int, HttpLines]]:
         """GET, on a connection of its own that is closed after the block: the status, and the answer as it comes.
