@@ -21,13 +21,14 @@ from injector.pod.defaults import InjectionDefaults, NetRaw
 from injector.pod.integrity import altered, altered_volume, repository
 from injector.pod.list_diff import Items
 from injector.pod.patch import patch
-from injector.pod.plan import InjectionPlan, Skip, mode_of, plan
+from injector.pod.plan import InjectionPlan, Skip, governance_of, mode_of, plan
 from injector.pod.reviews import ReviewRequest, Rules, SharedPolicies, allowed, answered
 from traffic_policy.pod.annotations import (
     CPU_LIMIT,
     CPU_REQUEST,
     DATAPATH,
     DETECTION_TIMEOUT,
+    EFFECTIVE,
     EGRESS,
     IMAGE,
     INJECT_LABEL,
@@ -170,6 +171,17 @@ def _refuse_another_image(before: Mapping[str, Any], pod: Mapping[str, Any], def
         )
 
 
+def _refuse_another_governance(before: Mapping[str, Any], pod: Mapping[str, Any], rules: Rules) -> None:
+    """Whoever writes what policies of the cluster say of a Pod, it must be that: the operator does, and is right."""
+    has_sidecar = any(pods.name_of(each) == NAME for each in pods.all_containers(pod))
+    old, new = (pods.annotations_of(each).get(EFFECTIVE) for each in (before, pod))
+    if has_sidecar and old != new and new != governance_of(rules()):
+        raise InjectionError(
+            f"{EFFECTIVE} is not what policies of the cluster say of this Pod. Podlane's operator writes it: leave it "
+            "as it was, and change the TrafficPolicy, or the Pod's other annotations."
+        )
+
+
 def _image(pod: Mapping[str, Any]) -> str:
     found = (c.get("image") for c in pods.all_containers(pod) if pods.name_of(c) == NAME)
     return str(next(found, ""))
@@ -180,6 +192,7 @@ def _validate_change(
 ) -> dict[str, Any]:
     """For an existing Pod: refuse what its sidecar would only refuse in its log."""
     _refuse_another_image(request.before, pod, defaults)
+    _refuse_another_governance(request.before, pod, rules)
     before, after = _limits(request.before), _limits(pod)
     if before == after:
         return allowed()  # a Pod that could be created must remain changeable, for example its finalizers
@@ -246,7 +259,8 @@ def _added(container: Any) -> set[str]:
 def _limits(pod: Mapping[str, Any]) -> dict[str, Any]:
     """The annotations about limits."""
     others = (KUBERNETES_EGRESS, KUBERNETES_INGRESS)
-    return {k: v for k, v in pods.annotations_of(pod).items() if k.startswith(PREFIX) or k in others}
+    found = pods.annotations_of(pod).items()
+    return {k: v for k, v in found if (k.startswith(PREFIX) and k != EFFECTIVE) or k in others}
 
 
 def _told(skip: Skip) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from injector.pod.list_diff import ListChange, PodChange, injection
 from injector.pod.plan import InjectionPlan
-from traffic_policy.pod.annotations import STATUS
+from injector.pod.pods import annotations_of
+from traffic_policy.pod.annotations import EFFECTIVE, STATUS
 
 _ANNOTATIONS: Final = "/metadata/annotations"
 
@@ -24,7 +25,10 @@ def _annotation(name: str) -> str:
 def patch(pod: Mapping[str, Any], plan: InjectionPlan) -> list[dict[str, Any]]:
     """The operations of a plan. Annotations come last: the status, which changes with them, makes the place."""
     change = injection(pod, plan.items, plan.status, plan.trusted)
-    added = [{"op": "add", "path": _annotation(name), "value": text} for name, text in plan.annotations.items()]
+    wanted = dict(plan.annotations)
+    if plan.governance is not None and annotations_of(pod).get(EFFECTIVE) != plan.governance:
+        wanted[EFFECTIVE] = plan.governance
+    added = [{"op": "add", "path": _annotation(name), "value": text} for name, text in wanted.items()]
     return [*operations(change, pod), *added]
 
 

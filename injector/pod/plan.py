@@ -17,20 +17,24 @@ from injector.pod.list_diff import Items, without_ours
 from injector.pod.mesh import PodMesh, mesh_of
 from injector.pod.resources import SidecarResources, sidecar_resources
 from injector.pod.status import Injected, InjectionStatus
+from traffic_policy.cluster.objects import NO_VERDICT
 from traffic_policy.errors import Problem
 from traffic_policy.pod.agent import effective_for_agent
 from traffic_policy.pod.annotations import (
     DATAPATH,
+    EFFECTIVE,
     ENFORCE_LABEL,
     IMAGE,
     INJECT_LABEL,
     KUBERNETES_EGRESS,
     KUBERNETES_INGRESS,
     MODE_LABEL,
+    OURS,
     PREFIX,
     STATUS,
 )
-from traffic_policy.pod.effective import AnnotationsError, PodPolicy, effective, shared_policy_name
+from traffic_policy.pod.effective import AnnotationsError, PodPolicy, shared_policy_name
+from traffic_policy.pod.governed import NOTHING, Governance, governed
 from traffic_policy.pod.mode import Mode, pod_mode
 from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 from traffic_policy.policy import Bound
@@ -42,6 +46,7 @@ SharedPolicy = Callable[[str], str | None]
 
 _ANY_POLICY: Final = "total: 10Tbit"
 """Stands for a shared policy that cannot be read at present, so that the Pod's own annotations are still checked."""
+_REFERENCE: Final = "docs/reference/annotations.md has them."
 
 _REMEMBERED: Final = 64
 _REMEMBERED_TEXT: Final = 8 * 1024
@@ -53,13 +58,15 @@ the same ones, and each Pod is reviewed twice or more; evaluating them is most o
 class InjectionPlan:
     """The additions to a Pod: items for the lists of its spec, the status, and ``annotations`` that its namespace has
     for it. ``warnings`` go to the client that creates it. ``trusted``: further repositories of images that an injected
-    container may have."""
+    container may have. ``governance``: the text of the annotation with what the cluster says of it; None: the cluster's
+    policies are not known, and there is none."""
 
     items: Items
     status: InjectionStatus
     warnings: tuple[str, ...] = ()
     trusted: tuple[str, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
+    governance: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,9 @@ class Skip:
     harmless: bool = False
 
 
+_HELD_BY_AGENT: Final = Skip("Its node's agent holds it to its limits.", unexpected=False)
+
+
 def plan(
     pod: Mapping[str, Any], defaults: InjectionDefaults, shared: SharedPolicy, rules: NamespaceRules = NO_RULES
 ) -> InjectionPlan | Skip:
@@ -82,24 +92,26 @@ def plan(
     """
     missing = rules.missing(pods.annotations_of(pod))
     pod = pods.with_annotations(pod, missing)
-    asked = _asks(pod)
+    asked = _asks(pod) or _is_governed(pod, rules)
     if (other := _not_by_a_sidecar(pod, rules, shared, asked=asked)) is not None:
         return other
     if (skip := _skip(pod)) is not None:
         return _unless_enforced(skip, rules)
     if not asked:
-        reason = f"It has no limits: no annotation {PREFIX}... says any. docs/reference/annotations.md has them."
+        reason = f"It has no limits: {_no_policy(rules)} annotation {PREFIX}... says any. {_REFERENCE}"
         return _unless_enforced(Skip(reason), rules)
     bare = without_ours(pod)
     _refuse_conflicts(bare)
     _refuse_foreign_mounts(bare)
-    annotations = _texts(pod)
+    governance = _governance(pod, rules)
+    annotations = {**_texts(pod), **({} if governance is None else {EFFECTIVE: governance})}
     policy, digest, warnings = _policy(annotations, shared)
-    if added := rules.totals(pods.annotations_of(pod), policy):
+    added = rules.totals(pods.annotations_of(pod), policy)
+    if added and not _has_policy_of_cluster(annotations, rules):
         missing, pod, annotations = {**missing, **added}, pods.with_annotations(pod, added), {**annotations, **added}
         bare = without_ours(pod)
         policy, digest, warnings = _policy(annotations, shared)
-    rules.refuse_beyond(pods.annotations_of(pod), policy)
+    rules.refuse_beyond({**added, **pods.annotations_of(pod)})
     defaults = _with_image(policy, defaults)
     name = shared_policy_name(annotations)
     mesh = mesh_of(bare, policy.mesh or dict(defaults.environment).get(variable("mesh")))
@@ -122,7 +134,13 @@ def plan(
         ),
         trusted=defaults.trusted_images,
         annotations=missing,
+        governance=governance,
     )
+
+
+def governance_of(rules: NamespaceRules) -> str | None:
+    """What the annotation of the Pod in question is to say; None: policies are not known."""
+    return None if rules.verdict is None else Governance.from_verdict(rules.verdict, rules).text()
 
 
 def mode_of(pod: Mapping[str, Any], rules: NamespaceRules) -> Mode | None:
@@ -147,6 +165,8 @@ def _not_by_a_sidecar(
         return None
     if not asked:
         return _unless_enforced(Skip("It has no limits.", unexpected=False), rules)
+    if not rules.enforced and not _asks(pod):
+        return _HELD_BY_AGENT  # whoever creates it cannot mend a policy, whose own status says what is wrong with it
     if pods.spec_of(pod).get("hostNetwork") is True:
         raise InjectionError(
             "The Pod uses its node's network, and limits there would hold the whole node. Take its limits away, or set "
@@ -158,8 +178,9 @@ def _not_by_a_sidecar(
         text = None if name is None else shared(name)
     except SharedPolicyError:
         text = _ANY_POLICY
-    effective_for_agent(annotations, rules, shared=text)
-    return Skip("Its node's agent holds it to its limits.", unexpected=False)
+    verdict = rules.verdict or NO_VERDICT
+    effective_for_agent(annotations, rules, shared=text, base=verdict.base, caps=verdict.caps)
+    return _HELD_BY_AGENT
 
 
 def _unless_enforced(skip: Skip, rules: NamespaceRules) -> Skip:
@@ -179,8 +200,30 @@ def _asks(pod: Mapping[str, Any]) -> bool:
         pods.labels_of(pod).get(INJECT_LABEL) == "true"
         or KUBERNETES_EGRESS in names
         or pods.labels_of(pod).get(MODE_LABEL) == Mode.AGENT
-        or any(name.startswith(PREFIX) and name != STATUS for name in names if isinstance(name, str))
+        or any(name.startswith(PREFIX) and name not in OURS for name in names if isinstance(name, str))
     )
+
+
+def _is_governed(pod: Mapping[str, Any], rules: NamespaceRules) -> bool:
+    """Whether a policy of the cluster is for a Pod. Those that use their node's network are not meant by them."""
+    governed = rules.verdict is not None and rules.verdict.winner is not None
+    return governed and pods.spec_of(pod).get("hostNetwork") is not True
+
+
+def _no_policy(rules: NamespaceRules) -> str:
+    return "no" if rules.verdict is None else "no TrafficPolicy is for it, and no"
+
+
+def _governance(pod: Mapping[str, Any], rules: NamespaceRules) -> str | None:
+    """See :class:`InjectionPlan`. What others have written there does not count."""
+    found = governance_of(rules)
+    return NOTHING if found is None and EFFECTIVE in pods.annotations_of(pod) else found
+
+
+def _has_policy_of_cluster(annotations: Mapping[str, str], rules: NamespaceRules) -> bool:
+    """Whether that is beneath what annotations say. It may change, and the caps that the namespace has hold it."""
+    governed = rules.verdict is not None and rules.verdict.winner is not None
+    return governed and shared_policy_name(annotations) is None
 
 
 def _skip(pod: Mapping[str, Any]) -> Skip | None:
@@ -253,7 +296,7 @@ def _policy(annotations: Mapping[str, str], shared: SharedPolicy) -> tuple[PodPo
 
 
 def _evaluated(annotations: Mapping[str, str], shared: str | None) -> tuple[PodPolicy, str]:
-    """The effective policy and its hash."""
+    """The effective policy and its hash, as the sidecar will find them."""
     # Foreign annotations and the status of an earlier review mean nothing for the policy.
     relevant = tuple(
         sorted(
@@ -268,7 +311,7 @@ def _evaluated(annotations: Mapping[str, str], shared: str | None) -> tuple[PodP
 
 @lru_cache(maxsize=_REMEMBERED)
 def _evaluate(annotations: tuple[tuple[str, str], ...], shared: str | None) -> tuple[PodPolicy, str]:
-    policy = effective(dict(annotations), shared=shared)
+    policy = governed(dict(annotations), shared=shared)
     return policy, policy.digest
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import trio
@@ -18,6 +18,7 @@ from daemon.kubernetes.errors import ApiError, NotFoundError
 from daemon.log import Logger
 from injector.errors import NamespaceError
 from injector.pod.pods import annotations_of, labels_of
+from traffic_policy.cluster.objects import ClusterPolicies, PodLabels
 from traffic_policy.pod.annotations import PREFIX
 from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 
@@ -35,22 +36,36 @@ class _Read:
 
 
 class Namespaces:
-    """Reads what Namespaces say; ``api`` is None without an API server, and no namespace says anything then."""
+    """Reads what Namespaces say; ``api`` is None without an API server, and no namespace says anything then.
 
-    def __init__(self, api: ApiServer | None, ttl: float, now: Callable[[], float] = trio.current_time) -> None:
+    ``policies`` gives those of the cluster, None if they are not known.
+    """
+
+    def __init__(
+        self,
+        api: ApiServer | None,
+        ttl: float,
+        now: Callable[[], float] = trio.current_time,
+        policies: Callable[[], ClusterPolicies | None] = lambda: None,
+    ) -> None:
         self._api = api
         self._ttl = ttl
         self._now = now
+        self._policies = policies
         self._cache: OrderedDict[str, _Read] = OrderedDict()
         self._locks: dict[str, trio.Lock] = {}
 
-    async def rules(self, name: str, *, enforced: bool) -> NamespaceRules:
-        """What holds for the Pods of a namespace. Raises :class:`NamespaceError` if that cannot be found out, and
-        :class:`AnnotationsError` if the namespace has wrong annotations."""
+    async def rules(self, name: str, labels: Mapping[str, str], *, enforced: bool) -> NamespaceRules:
+        """What holds for a Pod of a namespace that has these labels. Raises :class:`NamespaceError` if that cannot be
+        found out, and :class:`AnnotationsError` if the namespace has wrong annotations."""
         if self._api is None:
             return NamespaceRules(enforced=True) if enforced else NO_RULES
         read = await self._read(self._api, name)
-        return NamespaceRules.from_annotations(read.annotations, read.labels, enforced=enforced)
+        rules = NamespaceRules.from_annotations(read.annotations, read.labels, enforced=enforced)
+        policies = self._policies()
+        if policies is None:
+            return rules
+        return replace(rules, verdict=policies.verdict(PodLabels(name, read.labels, labels)))
 
     async def _read(self, api: ApiServer, name: str) -> _Read:
         lock = self._locks.setdefault(name, trio.Lock())
@@ -77,7 +92,7 @@ class Namespaces:
                 f"The namespace {name} cannot be read now, so that it is not known what its Pods may have. {error} "
                 "Try again."
             ) from None
-        self._cache[name] = read = _Read(_ours(annotations_of(found)), _ours(labels_of(found)), self._now())
+        self._cache[name] = read = _Read(_ours(annotations_of(found)), labels_of(found), self._now())
         self._cache.move_to_end(name)
         if len(self._cache) > _MAX_ENTRIES:
             self._cache.popitem(last=False)

@@ -16,7 +16,7 @@ from daemon.http import RequestError
 from daemon.kubernetes.event_series import Happening
 from injector.errors import SharedPolicyError
 from injector.pod.defaults import InjectionDefaults
-from injector.pod.pods import annotations_of, mapping
+from injector.pod.pods import annotations_of, labels_of, mapping
 from injector.pod.reviews import Rules, warned, workload_in
 from injector.pod.reviews import SharedPolicies as Lookup
 from traffic_policy.pod.annotations import POLICY
@@ -71,7 +71,10 @@ class ReadNamespace:
 
     @property
     def size(self) -> int:
-        return sum(map(len, self.rules.defaults.values()))
+        """Characters that have to be read."""
+        verdict = self.rules.verdict
+        policy = 0 if verdict is None or verdict.winner is None else len(json.dumps(verdict.winner.document))
+        return policy + sum(map(len, self.rules.defaults.values()))
 
     def get(self) -> NamespaceRules:
         """See :data:`injector.pod.reviews.Rules`."""
@@ -100,13 +103,14 @@ class Outline:
     """What of a review must be known before it can be decided, and for the log.
 
     ``namespace``: None if it has none, or none that can be. ``has_pod``: it is about a Pod or a template. ``policy``:
-    the annotation of that which names a ConfigMap. ``texts``: characters of its annotations.
+    the annotation of that which names a ConfigMap. ``texts``: characters of its annotations. ``labels`` are its labels.
     """
 
     namespace: str | None
     has_pod: bool
     policy: str | None
     texts: int
+    labels: Mapping[str, str]
     told: Mapping[str, str | None]
 
     def shared_policy(self, defaults: Mapping[str, str]) -> tuple[str, str] | None:
@@ -134,6 +138,7 @@ def outline(review: Mapping[str, Any]) -> Outline:
         found is not None,
         policy if isinstance(policy, str) else None,
         sum(len(text) for text in annotations.values() if isinstance(text, str)),
+        {name: text for name, text in labels_of(found.pod if found else {}).items() if isinstance(text, str)},
         {
             "namespace": _brief(namespace),
             "object": _brief(found.name if found else None),

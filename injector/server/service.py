@@ -21,6 +21,7 @@ from daemon.http_server import HttpServer
 from daemon.kubernetes.access import ApiAccess, find_access
 from daemon.kubernetes.api import ApiServer
 from daemon.kubernetes.errors import ApiError
+from daemon.kubernetes.policy_watch import PolicyWatch
 from daemon.log import Logger
 from daemon.malloc import unmap_large_blocks
 from injector.pod.admission import mutate, validate, validate_for_agent, validate_for_agent_by_default
@@ -42,9 +43,11 @@ from injector.server.self_managed import Place, SelfManaged
 from injector.server.shared_policies import SharedPolicies
 from injector.server.tls import ServerTls
 from injector.server.webhook import Webhook
+from traffic_policy.cluster.objects import ClusterPolicies
 from traffic_policy.errors import ConfigError, PodlaneError
 
 _VERSION_RETRY: Final = 2.0
+_POLICIES_PATIENCE_S: Final = 5.0
 
 CERTIFICATE: Final = "certificate"
 VERSION: Final = "API server's version"
@@ -64,6 +67,8 @@ class Injector:
         self._api = ApiServer(access, self._metrics.api_failed, program="podlane-injector") if access else None
         self._nodes = Nodes(self._api, self._metrics)
         self._events = Events(self._api, self._metrics) if self._api else None
+        self._policies_known = trio.Event()
+        self._policies = PolicyWatch(self._api, self._policies_known.set) if self._api else None
         self._decoding = DecodingBudget()
         self._loaded = trio.Event()
         self._stop = trio.Event()
@@ -94,6 +99,9 @@ class Injector:
             if self._api:
                 await self._require_native_sidecars(self._api)
                 keepers.start_soon(self._nodes.follow)
+            if self._policies:
+                keepers.start_soon(self._policies.run)
+                await self._wait_for_policies()
             await self._loaded.wait()
             listeners = await open_listeners(settings.address, settings.port, "port")
             port = listeners[0].socket.getsockname()[1]
@@ -113,6 +121,13 @@ class Injector:
                     nursery.cancel_scope.cancel()
             keepers.cancel_scope.cancel()
 
+    async def _wait_for_policies(self) -> None:
+        """For a while: without them Pods are judged as if there were none."""
+        with trio.move_on_after(_POLICIES_PATIENCE_S):
+            await self._policies_known.wait()
+            return
+        log.warning("the cluster's policies are not known yet: Pods get limits by their annotations alone")
+
     def _handlers(self) -> dict[str, Handler]:
         settings = self._settings
         shared = SharedPolicies(self._api, settings.shared_policy_ttl.seconds)
@@ -123,7 +138,7 @@ class Injector:
             metrics=self._metrics,
             longest=settings.deadline.seconds,
             decoding=self._decoding,
-            namespaces=Namespaces(self._api, settings.shared_policy_ttl.seconds),
+            namespaces=Namespaces(self._api, settings.shared_policy_ttl.seconds, policies=self._known_policies),
             nodes=self._nodes,
             clients=Clients(settings.client_names) if settings.client_ca else None,
             record=self._events.add if self._events else lambda _happening: None,
@@ -144,6 +159,9 @@ class Injector:
             **{f"{path}/enforced": webhook(enforced=True).handle for path, webhook in webhooks.items()},
             **health_handlers(self._readiness),
         }
+
+    def _known_policies(self) -> ClusterPolicies | None:
+        return self._policies.known if self._policies else None
 
     def _start_certificates(self, nursery: trio.Nursery) -> None:
         settings = self._settings

@@ -9,7 +9,7 @@ HTTP error the ``failurePolicy`` of the webhook configuration decides about the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 from urllib.parse import parse_qs
@@ -165,15 +165,15 @@ class Webhook:
 
     async def _read(self, seen: Outline) -> Facts:
         """What the Pod's namespace says and the one ConfigMap that it names, itself or by its namespace."""
-        namespace = await self._read_namespace(seen.namespace)
+        namespace = await self._read_namespace(seen.namespace, seen.labels)
         policy = await self._read_policy(seen.shared_policy(namespace.rules.defaults))
         return Facts(policy, namespace, self._nodes.warnings)
 
-    async def _read_namespace(self, name: str | None) -> ReadNamespace:
+    async def _read_namespace(self, name: str | None, labels: Mapping[str, str]) -> ReadNamespace:
         if name is None:
             return ReadNamespace(NamespaceRules(enforced=self._enforced))
         try:
-            return ReadNamespace(await self._namespaces.rules(name, enforced=self._enforced))
+            return ReadNamespace(await self._namespaces.rules(name, labels, enforced=self._enforced))
         except AnnotationsError as failure:
             return ReadNamespace(NO_RULES, failure)
         except NamespaceError as failure:

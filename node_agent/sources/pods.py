@@ -16,9 +16,9 @@ from traffic_policy.pod.annotations import (
     KUBERNETES_EGRESS,
     KUBERNETES_INGRESS,
     MODE_LABEL,
+    OURS,
     POLICY,
     PREFIX,
-    STATUS,
 )
 from traffic_policy.pod.effective import AnnotationsError, has_limits, shared_policy_name
 from traffic_policy.pod.mode import Mode, namespace_mode, pod_mode
@@ -194,7 +194,7 @@ def _limits(about: Mapping[str, Any]) -> dict[str, str]:
     return {
         name: text
         for name, text in _mapping(about.get("annotations")).items()
-        if (name.startswith(PREFIX) or name in (KUBERNETES_EGRESS, KUBERNETES_INGRESS)) and name != STATUS
+        if (name.startswith(PREFIX) or name in (KUBERNETES_EGRESS, KUBERNETES_INGRESS)) and name not in OURS
     }
 
 

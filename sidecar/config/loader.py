@@ -146,7 +146,7 @@ def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
     from traffic_policy.errors import PodlaneError
     from traffic_policy.pod.annotations import PREFIX
     from traffic_policy.pod.downward import read_annotations
-    from traffic_policy.pod.effective import effective
+    from traffic_policy.pod.governed import governed
 
     text = _read(path)
     if text is None:
@@ -154,7 +154,7 @@ def _of_annotations(given: SidecarSettings, path: Path) -> Wanted:
     warnings: tuple[str, ...] = ()
     try:
         annotations, shared, warnings = _with_shared_policy(read_annotations(text), given.shared_policy)
-        pod = effective(annotations, shared=shared)
+        pod = governed(annotations, shared=shared)
     except PodlaneError as error:
         raise ConfigError("\n".join((f"{path}: {error}", *warnings))) from None
     said: dict[str, Any] = {

@@ -268,6 +268,7 @@ ALWAYS = {
     ("*", "nodes", "*", "list"),
     ("*", "namespaces", "*", "get"),
     ("*", "replicasets", "*", "get"),
+    *(("*", kind, "*", verb) for kind in ("trafficpolicies", "clustertrafficpolicies") for verb in ("list", "watch")),
     ("*", "events", "*", "create"),
     ("*", "events", "*", "patch"),
 }

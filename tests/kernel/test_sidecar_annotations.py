@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from collections.abc import Mapping
@@ -199,3 +200,40 @@ def test_excluded_traffic_goes_by_the_sidecar(web: PodNodeServer, tmp_path: Path
     get(web, "x.example.com")
     assert sidecar.connections("api") == {}
     until("the default class to have it", lambda: sidecar.classes()["default"]["bytes"] > 400)
+
+
+def governance(*classes: str, total: str = "100Mbit", **more: object) -> str:
+    """What the operator writes: a policy of the cluster with classes of 10Mbit."""
+    lanes = [{"name": each, "rate": "10Mbit", "match": [{"host": [f"{each}.example.com"]}]} for each in classes]
+    about = {"name": "TrafficPolicy web", "uid": "1", "generation": 1}
+    return json.dumps({"policy": {**about, "spec": {"total": total, "classes": lanes}}, **more})
+
+
+def test_a_policy_of_the_cluster_is_followed_while_it_runs(web: PodNodeServer, volume: Volume, tmp_path: Path) -> None:
+    """As it begins, as it changes, within caps, beneath annotations, and when no policy is there any more."""
+    volume.write(annotations(effective_policy=governance("api")))
+    sidecar = start_annotated(web.pod, volume.file, tmp_path)
+    assert limits(sidecar) == {"api": 10_000_000, "default": 1_000_000}
+    get(web, "api.example.com")
+    assert sidecar.connections("api") == {"http1": 1}
+    tc = partial(web.pod.run, ["tc", "class", "show", "dev", "eth0"])
+    assert "ceil 100Mbit" in tc().stdout
+    said_after(sidecar, "policy in force", {"effective_policy": governance("api", "mail", total="60Mbit")}, volume)
+    assert limits(sidecar) == {"api": 10_000_000, "mail": 10_000_000, "default": 600_000}
+    assert "ceil 60Mbit" in tc().stdout
+    caps = [{"of": "ClusterTrafficPolicy guard", "total": "20Mbit"}]
+    capped = {"effective_policy": governance("api", caps=caps), "egress_bandwidth": "80M"}
+    said = said_after(sidecar, "policy in force", capped, volume)
+    assert "total is 20Mbit instead of 80Mbit, by the caps of ClusterTrafficPolicy guard." in said
+    assert "ceil 20Mbit" in tc().stdout
+    assert "ceil 60Mbit" not in tc().stdout
+    said = said_after(sidecar, "not used", {"effective_policy": "{"}, volume)
+    assert "podlane.io/effective-policy: Podlane's injector or operator wrote it" in said
+    assert "ceil 20Mbit" in tc().stdout, "what was in force stays"
+    said = said_after(sidecar, "policy in force", {"effective_policy": "{}"}, volume)
+    assert "No policy of the cluster is for this Pod any more" in said
+    assert set(limits(sidecar)) == {"default"}
+    get(web, "api.example.com")
+    said_after(sidecar, "policy in force", {"effective_policy": governance("api")}, volume)
+    assert limits(sidecar) == {"api": 10_000_000, "default": 1_000_000}
+    get(web, "api.example.com")

@@ -33,13 +33,13 @@ async def test_what_was_read_is_used_for_a_while_and_shared() -> None:
     async with reading(api, clock) as namespaces:
         async with trio.open_nursery() as nursery:
             for _ in range(5):
-                nursery.start_soon(lambda: namespaces.rules("shop", enforced=False))
+                nursery.start_soon(lambda: namespaces.rules("shop", {}, enforced=False))
         assert len(api.requests) == 1
         clock[0] = 9.0
-        assert (await namespaces.rules("shop", enforced=False)).most_sent == Rate.parse("10Mbit")
+        assert (await namespaces.rules("shop", {}, enforced=False)).most_sent == Rate.parse("10Mbit")
         api.put(SHOP, {"metadata": {}})
         clock[0] = 11.0
-        rules = await namespaces.rules("shop", enforced=True)
+        rules = await namespaces.rules("shop", {}, enforced=True)
         assert (rules.most_sent, rules.enforced) == (None, True)
         assert len(api.requests) == 2
 
@@ -49,17 +49,17 @@ async def test_without_an_answer_the_last_one_counts_and_without_any_the_review_
     api, clock = MemoryApi(), [0.0]
     api.put(SHOP, MOST)
     async with reading(api, clock) as namespaces:
-        await namespaces.rules("shop", enforced=False)
+        await namespaces.rules("shop", {}, enforced=False)
         api.forbidden.add("GET namespaces")
         clock[0] = 300.0
-        assert (await namespaces.rules("shop", enforced=False)).most_sent == Rate.parse("10Mbit")
+        assert (await namespaces.rules("shop", {}, enforced=False)).most_sent == Rate.parse("10Mbit")
         clock[0] = 700.0
         with pytest.raises(NamespaceError, match=r"may not get namespaces shop.*Try again"):
-            await namespaces.rules("shop", enforced=False)
+            await namespaces.rules("shop", {}, enforced=False)
 
 
 @pytest.mark.trio
 async def test_a_namespace_that_is_gone_and_no_api_server_have_no_rules() -> None:
     async with reading(MemoryApi(), [0.0]) as namespaces:
-        assert (await namespaces.rules("gone", enforced=False)).most_sent is None
-    assert (await Namespaces(None, 10.0).rules("shop", enforced=True)).enforced
+        assert (await namespaces.rules("gone", {}, enforced=False)).most_sent is None
+    assert (await Namespaces(None, 10.0).rules("shop", {}, enforced=True)).enforced

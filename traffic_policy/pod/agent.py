@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
-from traffic_policy.cluster.caps import CapsOf, capped
-from traffic_policy.errors import PolicyError, Problem
+from traffic_policy.cluster.caps import CapsOf
 from traffic_policy.pod.composition import BasePolicy
 from traffic_policy.pod.effective import AnnotationsError, PodPolicy, effective
+from traffic_policy.pod.governed import within
 from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 from traffic_policy.scope import beyond_agent
 
@@ -30,13 +29,8 @@ def effective_for_agent(
     if added := rules.totals(annotations, policy):
         annotations = {**annotations, **added}
         policy = effective(annotations, shared=shared, base=base)
-    rules.refuse_beyond(annotations, policy)
-    if caps:
-        try:
-            lowered, clamps = capped(policy.policy, caps)
-        except PolicyError as error:
-            raise AnnotationsError([Problem("", str(each)) for each in error.problems]) from None
-        policy = replace(policy, policy=lowered, clamps=clamps, warnings=(*policy.warnings, *map(str, clamps)))
+    rules.refuse_beyond(annotations)
+    policy = within(policy, caps)
     if problems := beyond_agent(policy.policy):
         raise AnnotationsError(problems)
     return policy

@@ -16,6 +16,11 @@ REVISION_LABEL: Final = f"{PREFIX}rev"
 """On a namespace, or a Pod that opts in itself: by which revision of the injector."""
 STATUS: Final = f"{PREFIX}status"
 """Written by the injector: JSON with the version, the hash of the effective policy, and what was injected."""
+EFFECTIVE: Final = f"{PREFIX}effective-policy"
+"""Written by the injector, and kept current by the operator: JSON with the policy of the cluster that a Pod with a
+sidecar has, and the caps on it (:mod:`traffic_policy.pod.governed`)."""
+OURS: Final = (STATUS, EFFECTIVE)
+"""What users do not write."""
 
 EGRESS: Final = f"{PREFIX}egress-bandwidth"
 INGRESS: Final = f"{PREFIX}ingress-bandwidth"

@@ -239,7 +239,7 @@ def _misplaced(annotations: Mapping[str, str]) -> Iterator[Problem]:
     """Annotations under our prefix that there are not."""
     names, compared = known.ANNOTATIONS, 0
     for name in sorted(annotations):
-        if not name.startswith(known.PREFIX) or name in names or name == known.STATUS:
+        if not name.startswith(known.PREFIX) or name in names or name in known.OURS:
             continue
         if name in known.LABELS:
             yield Problem(name, "This is a label, not an annotation. Move it to metadata.labels.")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from traffic_policy.cluster.objects import PolicyVerdict
 from traffic_policy.errors import Problem
 from traffic_policy.pod.annotations import (
     ANNOTATIONS,
@@ -30,13 +31,15 @@ from traffic_policy.units import Rate
 class NamespaceRules:
     """``defaults``: annotations for Pods that do not have them. ``most_sent`` and ``most_received``: the greatest
     totals that a Pod may have; None: any. ``enforced``: no Pod may be without limits. ``mode``: who holds Pods
-    to them that do not say it themselves; None: the namespace does not say it either."""
+    to them that do not say it themselves; None: the namespace does not say it either. ``verdict``: which of the
+    cluster's policies the Pod in question has; None: that is not known."""
 
     defaults: Mapping[str, str] = field(default_factory=dict)
     most_sent: Rate | None = None
     most_received: Rate | None = None
     enforced: bool = False
     mode: Mode | None = None
+    verdict: PolicyVerdict | None = None
 
     @classmethod
     def from_annotations(
@@ -78,23 +81,22 @@ class NamespaceRules:
             added[INGRESS] = bandwidth_text(min(asked, self.most_received))
         return added
 
-    def refuse_beyond(self, own: Mapping[str, Any], policy: PodPolicy) -> None:
+    def refuse_beyond(self, own: Mapping[str, Any]) -> None:
         """Raise :class:`AnnotationsError` for totals of a Pod with these annotations that are more than it may have."""
-        problems = [*self._beyond(own, policy)]
+        problems = [*self._beyond(own)]
         if problems:
             raise AnnotationsError(problems)
 
-    def _beyond(self, own: Mapping[str, Any], policy: PodPolicy) -> Iterator[Problem]:
-        ingress = policy.policy.ingress
-        received = None if ingress is None else ingress.total
-        for most, asked, ours, theirs, limit in (
-            (self.most_sent, policy.policy.total, EGRESS, KUBERNETES_EGRESS, MAX_EGRESS),
-            (self.most_received, received, INGRESS, KUBERNETES_INGRESS, MAX_INGRESS),
+    def _beyond(self, own: Mapping[str, Any]) -> Iterator[Problem]:
+        for most, ours, theirs, limit in (
+            (self.most_sent, EGRESS, KUBERNETES_EGRESS, MAX_EGRESS),
+            (self.most_received, INGRESS, KUBERNETES_INGRESS, MAX_INGRESS),
         ):
             if most is None:
                 continue
-            if asked is not None and asked > most and (ours in own or theirs in own):
-                name = ours if ours in own else theirs
+            name = ours if ours in own else theirs
+            asked = bandwidth(str(own[name]).strip()) if name in own else None
+            if asked is not None and asked > most:
                 yield Problem(
                     name,
                     f"{bandwidth_text(asked)} is more than the namespace allows its Pods, {bandwidth_text(most)}. "
