@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode
 
 import trio
@@ -30,9 +30,11 @@ _VERBS: Final = {"GET": "get", "PUT": "update", "PATCH": "patch"}
 STRATEGIC_MERGE: Final = "application/strategic-merge-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
 _TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"
+_METADATA: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
 _PAGE: Final = 500
 """Rows of one answer, as kubectl asks for them."""
 
+Kept = TypeVar("Kept")
 Observer = Callable[[str, str, int], None]
 """Called for each failure: verb, kind of object, status code (0: no answer)."""
 
@@ -155,6 +157,20 @@ def secret(namespace: str, name: str) -> Resource:
     return Resource("/api/v1", "secrets", name, namespace)
 
 
+def pods(namespace: str | None) -> Resource:
+    """All Pods of a namespace; None: of all."""
+    return Resource("/api/v1", "pods", namespace=namespace)
+
+
+def namespaces() -> Resource:
+    return Resource("/api/v1", "namespaces")
+
+
+def policies(kind: str, namespace: str | None) -> Resource:
+    """All TrafficPolicies of a namespace, or of all (None), or all ClusterTrafficPolicies."""
+    return Resource(f"/apis/{API_VERSION}", plural(kind), namespace=namespace)
+
+
 def config_map(namespace: str, name: str) -> Resource:
     return Resource("/api/v1", "configmaps", name, namespace)
 
@@ -263,6 +279,35 @@ class ApiServer:
             if not about.get("continue"):
                 return items, str(about.get("resourceVersion", ""))
             query["continue"] = str(about["continue"])
+
+    async def some(
+        self,
+        resource: Resource,
+        most: int,
+        needed: Callable[[Mapping[str, Any]], Kept],
+        *,
+        labels: str = "",
+        fields: str = "",
+        metadata: bool = False,
+    ) -> tuple[Sequence[Kept], bool]:
+        """Objects that both selectors take, ``most`` at most, and whether these are all. Of each is kept what
+        ``needed`` leaves; ``metadata``: they have nothing else
+        (https://kubernetes.io/docs/reference/using-api/api-concepts/#metadata-only-fetches)."""
+        found: list[Kept] = []
+        token = ""
+        while True:
+            limit = min(_OBJECTS_PAGE, most - len(found))
+            query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit), "continue": token}
+            path = f"{resource.path}?{urlencode({key: text for key, text in query.items() if text})}"
+            accept = _METADATA if metadata else "application/json"
+            document = await self._ask("GET", path, resource, verb="list", accept=accept)
+            items, about = document.get("items"), document.get("metadata")
+            if not isinstance(items, list | None) or not isinstance(about, dict):
+                raise ApiError(f"What answers at {self._place} is no API server: it sends a list without items.")
+            found += (needed(each) for each in items or () if isinstance(each, dict))
+            token = str(about.get("continue") or "")
+            if not token or len(found) >= most:
+                return found[:most], not token
 
     @asynccontextmanager
     async def watch(self, collection: ObjectCollection, version: str, seconds: int) -> AsyncIterator[WatchChanges]:

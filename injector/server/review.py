@@ -17,8 +17,10 @@ from daemon.kubernetes.event_series import Happening
 from injector.errors import SharedPolicyError
 from injector.pod.defaults import InjectionDefaults
 from injector.pod.pods import annotations_of, labels_of, mapping
+from injector.pod.policies import policy_change
 from injector.pod.reviews import Rules, warned, workload_in
 from injector.pod.reviews import SharedPolicies as Lookup
+from traffic_policy.cluster.outlook import PolicyChange
 from traffic_policy.pod.annotations import POLICY
 from traffic_policy.pod.effective import AnnotationsError, shared_policy_name
 from traffic_policy.pod.namespace import NamespaceRules
@@ -125,6 +127,11 @@ class Outline:
 def outlined(body: bytes) -> Outline:
     """Raises :class:`RequestError` for what is no review."""
     return outline(parse_review(body))
+
+
+def policy_change_in(body: bytes) -> PolicyChange | None:
+    """What a review changes of a policy; None: nothing that is judged. Raises :class:`RequestError`."""
+    return policy_change(parse_review(body))
 
 
 def outline(review: Mapping[str, Any]) -> Outline:

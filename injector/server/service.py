@@ -39,6 +39,7 @@ from injector.server.http import HEALTH_LIMITS, failure, open_listeners, webhook
 from injector.server.metrics import InjectorMetrics
 from injector.server.namespaces import Namespaces
 from injector.server.nodes import OLDEST_KUBERNETES, Nodes
+from injector.server.policy_outlook import PolicyOutlook
 from injector.server.self_managed import Place, SelfManaged
 from injector.server.shared_policies import SharedPolicies
 from injector.server.tls import ServerTls
@@ -152,8 +153,9 @@ class Injector:
             "/validate/agent": validate_for_agent,
             "/validate/agent/by-default": validate_for_agent_by_default,
         }
+        policy_outlook = PolicyOutlook(self._api, shared, self._decoding)
         return {
-            "/validate/policies": make("policies", validate_policy).handle,
+            "/validate/policies": make("policies", validate_policy, further=policy_outlook.add).handle,
             **{path: make("validate", reviewer).handle for path, reviewer in agents.items()},
             **{path: webhook().handle for path, webhook in webhooks.items()},
             **{f"{path}/enforced": webhook(enforced=True).handle for path, webhook in webhooks.items()},

@@ -9,7 +9,7 @@ HTTP error the ``failurePolicy`` of the webhook configuration decides about the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
 from urllib.parse import parse_qs
@@ -49,6 +49,9 @@ from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 Record = Callable[[Happening | None], None]
 """Takes note of what became of a Pod, without waiting for anything."""
 
+Further = Callable[[bytes, ReviewAnswer], Awaitable[ReviewAnswer]]
+"""Of a review's body and its answer: the answer with further warnings. Raises nothing."""
+
 MAX_BODY: Final = 3 * 2**20
 """Bytes of a review: the API server's own limit for a request (``MaxRequestBodyBytes`` in its options)."""
 _MARGIN: Final = 0.1
@@ -76,7 +79,7 @@ class Webhook:
     """One webhook; ``reviewer`` is :func:`injector.pod.admission.mutate` or ``validate``, or
     :func:`injector.pod.templates.validate_template`. ``clients``: who may ask; None: everybody. ``enforced``: it is
     asked about namespaces in which no Pod may be without limits. ``record`` gets what ``telling`` makes of each answer;
-    the reviewer and ``telling`` are functions of modules, for another process to call."""
+    the reviewer and ``telling`` are functions of modules, for another process to call. ``further`` adds warnings."""
 
     def __init__(
         self,
@@ -94,6 +97,7 @@ class Webhook:
         enforced: bool = False,
         telling: Telling = nothing,
         record: Record = lambda _happening: None,
+        further: Further | None = None,
     ) -> None:
         self._name = name
         self._judge = Judge(reviewer, defaults, telling)
@@ -106,6 +110,7 @@ class Webhook:
         self._clients = clients
         self._enforced = enforced
         self._record = record
+        self._further = further
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """ReviewAnswer a review. Raises :class:`RequestError` for an invalid one."""
@@ -135,6 +140,8 @@ class Webhook:
         _check_head(request)
         body = await request.body(MAX_BODY)
         answer, seen = await (self._short(body) if len(body) <= SHORT_BODY else self._long(body))
+        if self._further is not None:
+            answer = await self._further(body, answer)
         self._record(answer.happening)
         outcome = answer.outcome
         write = log.debug if outcome.result == "allowed" else log.info

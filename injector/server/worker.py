@@ -29,6 +29,7 @@ from injector.pod import happenings as _happenings  # noqa: F401
 from injector.pod import policies as _policies  # noqa: F401
 from injector.pod import templates as _templates  # noqa: F401
 from injector.server import review as _review  # noqa: F401
+from traffic_policy.cluster import outlook as _outlook  # noqa: F401
 
 LENGTH: Final = struct.Struct("!Q")
 MOST_SECONDS: Final = 5

@@ -157,6 +157,17 @@ def test_who_may_edit_a_namespace_may_edit_its_policies() -> None:
     assert set(added["aggregate-to-edit"][1]) == {"create", "delete", "deletecollection", "patch", "update"}
 
 
+def test_the_injector_may_list_pods_only_where_it_warns_of_them() -> None:
+    def reviewing(case: Values) -> list[dict[str, Any]]:
+        roles = (each for each in of_kind(render(case), "ClusterRole") if "policy-review" in each["metadata"]["name"])
+        return [rule for role in roles for rule in role["rules"]]
+
+    assert {
+        (resource, verb) for rule in reviewing(ALONE) for resource in rule["resources"] for verb in rule["verbs"]
+    } == {(resource, "list") for resource in ("pods", "namespaces", "trafficpolicies", "clustertrafficpolicies")}
+    assert reviewing(Values({})) == []
+
+
 def test_its_rights_are_these_and_its_own() -> None:
     manifests = render(ALONE)
     account = the([m for m in manifests if m["metadata"]["name"] == "podlane-agent"], "ServiceAccount")

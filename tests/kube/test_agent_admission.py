@@ -3,6 +3,7 @@ written, and nothing is injected."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 from cluster import Cluster
 from kubectl import Kubectl, RefusedError
 from manifests import AGENT, LIMITED, deployment, pod
-from policy_objects import lane, traffic_policy
+from policy_objects import cluster_traffic_policy, lane, traffic_policy
 from release import Release
+from waiting import until
 
 WRONG = {"podlane.io/egress-bandwidth": "10Mbit"}
 SAYS = "podlane.io/egress-bandwidth: '10Mbit' is not a Kubernetes quantity"
@@ -105,3 +107,55 @@ def test_a_policy_that_no_agent_could_honour_is_refused_and_can_be_deleted(clust
         kubectl("patch", "tpol", "web", "--type=merge", "-p", '{"spec": {"requests": "follow"}}')
     kubectl("label", "tpol", "web", "team=a")
     kubectl("delete", "tpol", "web", "--wait=true", "--timeout=20s")
+
+
+def warned(kubectl: Kubectl, document: dict[str, Any], *options: str) -> list[str]:
+    """What kubectl prints of the API server's warnings when the document is applied."""
+    said = kubectl.run("apply", "--server-side", "-f", "-", *options, stdin=json.dumps(document)).stderr
+    return [line.removeprefix("Warning: podlane: ") for line in said.splitlines() if line.startswith("Warning:")]
+
+
+@pytest.mark.usefixtures("policies", "agents")
+def test_a_policy_warns_of_the_pods_that_it_would_refuse_or_lower(cluster: Cluster) -> None:
+    kubectl = cluster.namespace()
+    web = {"app": "web"}
+    for number in range(5):
+        kubectl.create(named(f"web-{number}", {"podlane.io/egress-bandwidth": "20M"}, web))
+    kubectl.create(named("db", {"podlane.io/egress-bandwidth": "20M"}, {"app": "db"}))
+    kubectl.create(named("other", {"podlane.io/egress-bandwidth": "20M"}, {**web, "podlane.io/mode": "none"}))
+    host = named("host", {}, web)
+    host["spec"]["hostNetwork"] = True
+    kubectl.create(host)
+    policy = traffic_policy("web", classes=[lane("mail", "30Mbit")], podSelector={"matchLabels": web})
+    (refused,) = until("the warning", lambda: warned(kubectl, policy, "--dry-run=server"))
+    assert refused.startswith("Pods web-0, web-1, web-2 and 2 more would be refused it and keep what they have:")
+    assert "raise podlane.io/egress-bandwidth to 30M" in refused
+    policy["spec"]["classes"] = [lane("mail", "10Mbit")]
+    assert warned(kubectl, policy) == []
+    here = {"matchLabels": {"kubernetes.io/metadata.name": kubectl.namespace}}
+    guard = cluster_traffic_policy(f"guard-{kubectl.namespace}", caps={"total": "15Mbit"}, namespaceSelector=here)
+    at = kubectl.namespace
+    (lowered,) = warned(kubectl, guard, "--dry-run=server")
+    assert lowered == (
+        f"In Pods {at}/db, {at}/web-0, {at}/web-1 and 3 more: total is 15Mbit instead of 20Mbit, by the caps of "
+        f"ClusterTrafficPolicy guard-{at}."
+    )
+
+
+@pytest.mark.usefixtures("policies")
+def test_a_policy_that_is_being_deleted_can_be_changed_in_any_way(cluster: Cluster, agents: Release) -> None:
+    kubectl = cluster.namespace()
+    agents.stop()
+    try:
+        hidden = traffic_policy("web", classes=[lane("a"), lane("b")])
+        hidden["metadata"]["finalizers"] = ["example.com/held"]
+        kubectl.create(hidden)
+    finally:
+        agents.serve(agents.start_together(2))
+    kubectl("label", "tpol", "web", "team=a")
+    with pytest.raises(RefusedError, match="can never decide"):
+        kubectl("patch", "tpol", "web", "--type=merge", "-p", '{"spec": {"total": "90Mbit"}}')
+    kubectl("delete", "tpol", "web", "--wait=false")
+    kubectl("patch", "tpol", "web", "--type=merge", "-p", '{"spec": {"total": "90Mbit"}}')
+    kubectl("patch", "tpol", "web", "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
+    kubectl("wait", "tpol", "web", "--for=delete", "--timeout=20s")

@@ -68,3 +68,8 @@ def test_any_json_has_an_answer(review: Any) -> None:
 def test_any_spec_has_an_answer() -> None:
     for spec in (1, [], {"podSelector": 1}, {"total": {}}, {"classes": 1, "total": "1Mbit"}):
         assert not answer(spec)["allowed"]
+
+
+def test_one_that_is_being_deleted_can_be_changed_in_any_way() -> None:
+    going = {"metadata": {"name": "web", "deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": HIDDEN}
+    assert answer(HIDDEN, "UPDATE", object=going, oldObject={"spec": GOOD})["allowed"]

@@ -40,6 +40,20 @@ class LabelRequirement(BaseModel):
             case LabelOperator.DOES_NOT_EXIST:
                 return self.key not in labels
 
+    @property
+    def text(self) -> str:
+        """As in the query of an API server (k8s.io/apimachinery, pkg/labels)."""
+        listed = ",".join(self.values)
+        match self.operator:
+            case LabelOperator.IN:
+                return f"{self.key} in ({listed})"
+            case LabelOperator.NOT_IN:
+                return f"{self.key} notin ({listed})"
+            case LabelOperator.EXISTS:
+                return self.key
+            case LabelOperator.DOES_NOT_EXIST:
+                return f"!{self.key}"
+
 
 class LabelSelector(BaseModel):
     """All of its conditions must hold; an empty one takes everything."""
@@ -63,3 +77,9 @@ class LabelSelector(BaseModel):
     def conditions(self) -> int:
         """How many there are: of two selectors the one with more is the more specific."""
         return len(self.match_labels) + len(self.match_expressions)
+
+    @property
+    def text(self) -> str:
+        """As in the query of an API server, and for ``kubectl get -l``; empty: everything."""
+        labels = (f"{key}={value}" for key, value in self.match_labels.items())
+        return ",".join((*labels, *(each.text for each in self.match_expressions)))

@@ -393,8 +393,9 @@ may change a Pod can change its labels, and with them whose rules hold.
 {{- end -}}
 
 {{/*
-The webhook for TrafficPolicies and ClusterTrafficPolicies that are created or changed: what the rules of their definitions cannot say. None has
-to wait for an injector (Ignore), since agents refuse the same; and none is asked about when it is deleted.
+The webhook for TrafficPolicies and ClusterTrafficPolicies whose spec is written or changed: what the rules of their definitions cannot say, and
+warnings about their Pods. None has to wait for an injector (Ignore), since agents refuse the same. The API server itself looks (matchConditions)
+for all else that happens to them, as to their labels and finalizers: nobody is asked, and neither about one that is being deleted.
 */}}
 {{- define "podlane.policyWebhook" -}}
 {{- if .Values.agent.enabled }}
@@ -408,6 +409,11 @@ to wait for an injector (Ignore), since agents refuse the same; and none is aske
       scope: "*"
   sideEffects: None
   failurePolicy: Ignore
+  matchConditions:
+    - name: stays
+      expression: "!has(object.metadata.deletionTimestamp)"
+    - name: spec-changes
+      expression: oldObject == null || object.spec != oldObject.spec
 {{- end }}
 {{- end -}}
 
