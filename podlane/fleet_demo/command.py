@@ -41,14 +41,14 @@ def fleet_demo(once: bool) -> None:
     Then it stays, with traffic, for you to try. Nothing leaves this machine, and nothing stays behind.
     """
     with failing_clearly():
-        _check_machine()
+        check_machine()
         end_by_exception()
         if not _play(once=once):
             raise ResultError("not everything came true")
 
 
-def _check_machine() -> None:
-    """Raise what is missing, before anything is made."""
+def check_machine() -> None:
+    """Raise what is missing, before anything is made: :class:`NotPermittedError`, :class:`DemoError`."""
     from podlane.demo.programs import require_programs
     from podlane.demo.requirements import missing_for_policies
     from podlane.fleet_demo.parts import CALLS_FIRST, SHOP_FIRST

@@ -142,10 +142,36 @@ def test_a_session_that_has_ended_leads_back_to_where_one_was(stage: Stage, new_
     page.goto(f"{stage.url}/t/default/fleet?state=in-sync")
     expect(page.get_by_role("row").filter(has_text="n1")).to_be_visible()
     stage.api.ask("DELETE", f"/v1/tenants/default/tokens/{token['id']}")
-    expect(page.get_by_label("Token")).to_be_visible()
+    page.reload()
     page.get_by_label("Token").fill(stage.token)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url("**/t/default/fleet?state=in-sync")
+    expect(page.get_by_role("row").filter(has_text="n1")).to_be_visible()
+
+
+def test_a_session_that_ends_says_so_and_loses_nothing_that_was_written(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("kept", POLICY)
+    token = stage.api.ask("POST", "/v1/tenants/default/tokens", {"role": "editor"})
+    page = new_page(token["token"])
+    editor(page, stage, "kept")
+    page.get_by_label("Guaranteed of api").fill("1500kbit")
+    stage.api.ask("DELETE", f"/v1/tenants/default/tokens/{token['id']}")
+    asked = page.get_by_role("dialog", name="Your session has ended")
+    expect(asked).to_contain_text("What you have written here is still there.")
+    page.keyboard.press("Escape")
+    asked.get_by_label("Token").fill("podlane-none")
+    asked.get_by_role("button", name="Sign in").click()
+    expect(asked.get_by_role("alert")).to_be_visible()
+    asked.get_by_label("Token").fill(stage.api.token("editor"))
+    asked.get_by_role("button", name="Sign in").click()
+    expect(asked).to_be_hidden()
+    expect(page.get_by_label("Guaranteed of api")).to_have_value("1500kbit")
+    page.get_by_role("button", name="Save draft").click()
+    expect(page.get_by_text("saved", exact=True)).to_be_visible()
+    # As the control plane writes it.
+    expect(page.get_by_label("Guaranteed of api")).to_have_value("1.5Mbit")
+    draft = stage.api.ask("GET", "/v1/tenants/default/policies/kept")["draft"]["document"]["classes"][0]
+    assert draft["rate"] == "1.5Mbit"
 
 
 def test_live_shows_what_agents_send(stage: Stage, new_page: NewPage) -> None:

@@ -1,5 +1,5 @@
 /** All pages, and what their addresses hold: a filter or a chosen row is in the address, so that it can be sent to others. */
-import { QueryCache, QueryClient } from '@tanstack/react-query';
+import { MutationCache, QueryCache, QueryClient } from '@tanstack/react-query';
 import {
   createRootRoute,
   createRoute,
@@ -12,15 +12,16 @@ import { Problem } from './api/client';
 import { type AgentSort, type AgentState, session, tenants } from './api/queries';
 import { Failed, NotFound } from './shell/Failed';
 
+/** Nobody is let in any more: the session is looked at again, and the shell asks to sign in (Ended). */
+function refused(error: Error): void {
+  if (!(error instanceof Problem && error.status === 401)) return;
+  const known = queries.getQueryState(session.queryKey);
+  if (known?.status === 'success') void queries.invalidateQueries({ queryKey: session.queryKey });
+}
+
 export const queries: QueryClient = new QueryClient({
-  queryCache: new QueryCache({
-    onError(error) {
-      if (error instanceof Problem && error.status === 401) {
-        const here = router.state.location;
-        if (here.pathname !== '/sign-in') void router.navigate({ to: '/sign-in', search: { next: here.href } });
-      }
-    },
-  }),
+  queryCache: new QueryCache({ onError: refused }),
+  mutationCache: new MutationCache({ onError: refused }),
   defaultOptions: {
     queries: {
       staleTime: 1000,

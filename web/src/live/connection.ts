@@ -59,6 +59,8 @@ export class LiveConnection {
     this.closed = true;
     clearTimeout(this.timer);
     clearInterval(this.watch);
+    // What is still on its way is for nobody: the page may have asked another thing meanwhile.
+    this.subscriptions.clear();
     this.socket?.close();
   }
 
@@ -106,6 +108,7 @@ export class LiveConnection {
   }
 
   private read(text: string): void {
+    if (this.closed) return;
     const message = JSON.parse(text) as { type: string; id: number; cursor?: number; problem?: Problem };
     if (message.type === 'welcome') this.stands({ state: 'open' });
     const subscription = this.subscriptions.get(message.id);

@@ -29,19 +29,13 @@ export function useWindow<Row, Totals>(asked: Asked): LiveList<Row, Totals> {
   useEffect(() => {
     setShown((now) => ({ ...now, problem: undefined }));
     const connection = new LiveConnection((standing) => setShown((now) => ({ ...now, standing })));
-    // What was asked before may still be on its way when another thing is asked.
-    let ended = false;
     connection.subscribe(JSON.parse(key) as Asked, (heard) => {
-      if (ended) return;
       if (heard.kind === 'problem') setShown((now) => ({ ...now, problem: heard.problem }));
       if (heard.kind !== 'message' || heard.message.type !== 'window') return;
       const window = heard.message as unknown as LiveWindow<Row, Totals>;
       setShown((now) => ({ ...now, window }));
     });
-    return () => {
-      ended = true;
-      connection.close();
-    };
+    return () => connection.close();
   }, [key]);
   return shown;
 }

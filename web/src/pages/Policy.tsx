@@ -87,9 +87,9 @@ function Editor({ found }: { found: Found }) {
   }, [found, editor.version, dirty, now, dispatch]);
 
   const keep = useCallback(
-    (answer: Found) => {
+    (answer: Found, sent: Written) => {
       queries.setQueryData(policyQuery(tenant, name).queryKey, answer);
-      dispatch({ do: 'based', version: answer.version, saved: startOf(answer), take: false });
+      dispatch({ do: 'kept', version: answer.version, saved: startOf(answer), sent });
     },
     [queries, tenant, name, dispatch],
   );
@@ -99,11 +99,11 @@ function Editor({ found }: { found: Found }) {
   };
   const params = { path: { tenant, policy: name }, header: { 'if-match': `"${editor.version}"` } };
   const save = useMutation({
-    mutationFn: async () =>
+    mutationFn: async (sent: Written) =>
       (await body(
         api.PUT('/v1/tenants/{tenant}/policies/{policy}/draft', {
           params,
-          body: { document: now.doc as Record<string, unknown>, selector: now.selector, nodes: now.nodes },
+          body: { document: sent.doc as Record<string, unknown>, selector: sent.selector, nodes: sent.nodes },
         }),
       )) as Found,
     onSuccess: keep,
@@ -130,13 +130,13 @@ function Editor({ found }: { found: Found }) {
         const key = event.key.toLowerCase();
         if (key === 's') {
           event.preventDefault();
-          if (dirty && !readOnly) save.mutate();
+          if (dirty && !readOnly) save.mutate(now);
         } else if (key === 'z' && !writing) {
           event.preventDefault();
           dispatch({ do: event.shiftKey ? 'redo' : 'undo' });
         }
       },
-      [dirty, readOnly, save, dispatch],
+      [dirty, readOnly, save, now, dispatch],
     ),
   );
   // A page that is left takes with it what is written and not saved.
@@ -199,7 +199,7 @@ function Editor({ found }: { found: Found }) {
             >
               <IconArrowForwardUp size={16} />
             </button>
-            <button type="button" className="btn" disabled={!dirty || save.isPending} onClick={() => save.mutate()}>
+            <button type="button" className="btn" disabled={!dirty || save.isPending} onClick={() => save.mutate(now)}>
               <IconDeviceFloppy size={16} />
               {e.save}
             </button>
@@ -361,7 +361,7 @@ function Editor({ found }: { found: Found }) {
           found={found}
           before={inForce}
           after={now}
-          saveFirst={dirty ? () => save.mutateAsync() : undefined}
+          saveFirst={dirty ? () => save.mutateAsync(now) : undefined}
           close={() => setRollingOut(false)}
         />
       )}

@@ -26,16 +26,23 @@ export function Sheet({ title, close, size = 460, children }: Over) {
   );
 }
 
-/** A question, or a form, before anything else. */
-export function Dialog({ title, close, size = 520, children }: Over) {
+/** A question, or a form, before anything else. Without `close` it has to be answered. */
+export function Dialog({ title, close, size = 520, children }: Omit<Over, 'close'> & Partial<Pick<Over, 'close'>>) {
   const t = useTexts();
   return (
-    <Modal.Root opened onClose={close} size={size} centered>
+    <Modal.Root
+      opened
+      onClose={close ?? (() => {})}
+      closeOnEscape={close !== undefined}
+      closeOnClickOutside={close !== undefined}
+      size={size}
+      centered
+    >
       <Modal.Overlay />
       <Modal.Content>
         <div className="sheet-head">
           <Modal.Title>{title}</Modal.Title>
-          <Modal.CloseButton aria-label={t.close} />
+          {close && <Modal.CloseButton aria-label={t.close} />}
         </div>
         <Modal.Body>{children}</Modal.Body>
       </Modal.Content>

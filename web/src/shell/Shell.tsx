@@ -19,6 +19,7 @@ import { useRole, useTenant } from '../parts/hooks';
 import { Dialog } from '../parts/overlays';
 import { Logo } from '../parts/parts';
 import { LANGUAGES, type Language, useLanguage, useTexts } from '../text/language';
+import { Ended } from './Ended';
 import { moveFocus, useKeys } from './keys';
 import { Palette } from './Palette';
 import { PAGES } from './pages';
@@ -102,6 +103,7 @@ export function Shell() {
       <Bottom />
       <Palette opened={palette} close={() => setPalette(false)} toggleTheme={toggle} />
       {help && <Help close={() => setHelp(false)} />}
+      <Ended />
     </div>
   );
 }

@@ -22,7 +22,9 @@ type Action =
   | { do: 'undo' }
   | { do: 'redo' }
   /** What is there now is another: what is written stays, unless `take`. */
-  | { do: 'based'; version: number; saved: Written; take: boolean };
+  | { do: 'based'; version: number; saved: Written; take: boolean }
+  /** What was sent is kept, as the control plane writes it (1500kbit is 1.5Mbit). What was written since then stays. */
+  | { do: 'kept'; version: number; saved: Written; sent: Written };
 
 const MOST = 200;
 
@@ -40,6 +42,10 @@ export function reduce(state: State, action: Action): State {
     case 'redo': {
       const [next, ...rest] = state.future;
       return next ? { ...state, now: next, past: [...state.past, state.now], future: rest } : state;
+    }
+    case 'kept': {
+      const { version, saved, sent } = action;
+      return { ...state, version, saved, now: same(state.now, sent) ? saved : state.now };
     }
     case 'based': {
       const based = { ...state, version: action.version, saved: action.saved };

@@ -1,0 +1,201 @@
+"""The pages against agents that hold real Pods to their lanes: what is said in the browser is in the kernel, and back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from cut_line import line_to
+from playwright.sync_api import Browser, Page, WebSocket, expect
+from stage import Api, NewPage, Stage
+from waiting import until
+
+from podlane.errors import DemoError, NotPermittedError
+from podlane.fleet_demo.command import check_machine
+from podlane.fleet_demo.fleet_topology import FleetTopology, open_fleet_topology
+from podlane.fleet_demo.parts import CALLS, CALLS_FIRST, NODES, SHOP, SHOP_FIRST
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]  # a busy machine's Chromium takes its time
+
+PATIENCE = 60_000
+"""Milliseconds for what goes through agents, kernels and figures of some seconds."""
+SAYS = re.compile(r": now ([\d.]+) (.)bit/s, guaranteed ([\d.]+) (.)bit/s, ceiling ([\d.]+) (.)bit/s")
+SIZES = {"k": 1e3, "M": 1e6, "G": 1e9}
+
+
+@pytest.fixture(scope="module")
+def fleet() -> Iterator[FleetTopology]:
+    """Five agents with two Pods each, which upload all the time."""
+    try:
+        check_machine()
+    except (NotPermittedError, DemoError) as error:
+        pytest.skip(str(error))
+    with open_fleet_topology() as topology:
+        yield topology
+        topology.stop()
+
+
+@pytest.fixture(scope="module")
+def stage(browser: Browser, fleet: FleetTopology) -> Iterator[Stage]:  # noqa: ARG001
+    """Their control plane, with both policies in force."""
+    context = fleet.client.context
+    api = Api(context.url, context.token)
+    with ExitStack() as stack:
+        for name, document in ((SHOP, SHOP_FIRST), (CALLS, CALLS_FIRST)):
+            api.publish(name, document)
+            until(f"{name} everywhere", lambda name=name: limits(fleet, name) != [{}] * len(NODES), patience=60)
+        fleet.start_traffic()
+        yield Stage(context.url, context.token, 0, api, stack)
+
+
+def limits(fleet: FleetTopology, app: str) -> list[dict[str, tuple[int, int]]]:
+    """Guarantee and ceiling of each lane in the kernel (bit/s), of each node."""
+    return [fleet.limits(node, app) for node in NODES]
+
+
+def chart(page: Page, lane: str) -> Any:
+    return page.get_by_role("img", name=re.compile(f"^{lane}: now"))
+
+
+def said(page: Page, lane: str) -> list[float]:
+    """What a lane's chart says: rate, guarantee and ceiling, bit/s over all Pods."""
+    found = SAYS.search(chart(page, lane).get_attribute("aria-label") or "")
+    assert found is not None
+    return [float(found[n]) * SIZES[found[n + 1]] for n in (1, 3, 5)]
+
+
+def watch(page: Page, url: str, policy: str, lane: str) -> None:
+    page.goto(f"{url}/t/default/live?policy={policy}&seconds=60")
+    expect(page.get_by_text("Live, every second")).to_be_visible()
+    expect(chart(page, lane)).to_be_visible(timeout=PATIENCE)
+
+
+def test_a_limit_changed_in_the_editor_is_in_the_kernel_and_on_the_chart(
+    stage: Stage, fleet: FleetTopology, new_page: NewPage
+) -> None:
+    live, editor = new_page(), new_page()
+    watch(live, stage.url, SHOP, "pages")
+    # The programs take what they get: nearly four Mbit/s in each of five Pods.
+    until("traffic", lambda: said(live, "pages")[0] > 14e6, patience=60)
+    assert said(live, "pages")[1:] == [10e6, 20e6]
+
+    editor.goto(f"{stage.url}/t/default/policies/{SHOP}")
+    editor.get_by_label("Guaranteed of pages").fill("1Mbit")
+    editor.get_by_label("Ceiling of pages").fill("1500kbit")
+    editor.get_by_role("button", name="Review and roll out").click()
+    editor.get_by_role("button", name="All at once").click()
+    editor.get_by_role("button", name="Put in force everywhere").click()
+    expect(editor.get_by_text("as r2, in force")).to_be_visible()
+
+    changed = {"orders": (4_000_000, 6_000_000), "pages": (1_000_000, 1_500_000)}
+    until("the limit in every kernel", lambda: limits(fleet, SHOP) == [changed] * len(NODES), patience=60)
+    until("it on the chart", lambda: said(live, "pages")[1:] == [5e6, 7.5e6], patience=60)
+    # What TCP and the server's buffers held passes first. A class may send its burst besides.
+    until("less traffic", lambda: 1e6 < said(live, "pages")[0] < 7.5e6 * 1.1, patience=60)
+    row = live.get_by_role("table").get_by_role("row").filter(has_text="pages")
+    expect(row).to_contain_text("7.5 Mbit/s")
+
+
+def test_a_failing_canary_is_taken_back_and_the_page_says_by_which_gate(
+    stage: Stage, fleet: FleetTopology, new_page: NewPage
+) -> None:
+    page = new_page()
+    page.goto(f"{stage.url}/t/default/policies/{CALLS}")
+    # Far too little for programs that want six.
+    page.get_by_label("Guaranteed of calls").fill("1Mbit")
+    page.get_by_label("Ceiling of calls").fill("2500kbit")
+    page.get_by_role("button", name="Review and roll out").click()
+    page.get_by_label("Share of agents in each stage").fill("20")
+    page.get_by_label("Watch each stage for").fill("60")
+    page.get_by_label("drops grow by more than this factor").fill("2")
+    page.get_by_label("waiting grows by more than this factor").fill("2")
+    page.get_by_role("button", name="Roll out", exact=True).click()
+    expect(page.get_by_text("Stage 1 of 2")).to_be_visible()
+    before, tight = {"calls": (40_000_000, 80_000_000)}, {"calls": (1_000_000, 2_500_000)}
+    until("the canary", lambda: sorted(map(str, limits(fleet, CALLS))) == sorted(map(str, [tight] + [before] * 4)))
+
+    expect(page.get_by_role("heading", level=1).get_by_text("Taken back")).to_be_visible(timeout=PATIENCE)
+    reason = page.get_by_text("Why it stands so.").locator("..")
+    expect(reason).to_contain_text(re.compile("throttled|dropped"))
+    until("what was before", lambda: limits(fleet, CALLS) == [before] * len(NODES))
+    page.goto(f"{stage.url}/t/default/rollouts")
+    expect(page.get_by_role("row").filter(has_text=CALLS)).to_contain_text("Taken back")
+
+
+class Frames:
+    """Of the series that a page gets: the seconds that they are about."""
+
+    def __init__(self, page: Page) -> None:
+        self.heads: list[dict[str, Any]] = []
+        self._newest: WebSocket | None = None
+        page.on("websocket", self._opened)
+
+    def wait(self, number: int) -> None:
+        """Until there are so many; the last of them come on the connection that is open."""
+        while len(self.heads) < number:
+            assert self._newest is not None
+            self._newest.wait_for_event("framereceived")
+
+    def _opened(self, socket: WebSocket) -> None:
+        self._newest = socket
+        socket.on("framereceived", self._read)
+
+    def _read(self, data: str | bytes) -> None:
+        if isinstance(data, bytes):
+            self.heads.append(json.loads(data[4 : 4 + int.from_bytes(data[:4], "little")]))
+
+
+COLUMNS = """canvas => {
+    const {width, height} = canvas, pixels = canvas.getContext('2d').getImageData(0, 0, width, height).data;
+    const found = [];
+    for (let x = 0; x < width; x++) {
+        let colored = false;
+        for (let y = 0; y < height && !colored; y++) {
+            const at = (y * width + x) * 4, rgb = pixels.slice(at, at + 3);
+            colored = pixels[at + 3] > 0 && Math.max(...rgb) - Math.min(...rgb) > 60;
+        }
+        found.push(colored);
+    }
+    return found;
+}"""
+"""Whether anything is drawn in a lane's colour, for each column of a chart's pixels. Axes and words are grey."""
+
+
+def holes(page: Page) -> int:
+    """Columns of the big chart without a colour between the first that has one and the last."""
+    columns: list[bool] = page.locator(".u-wrap canvas").first.evaluate(COLUMNS)
+    first, last = columns.index(True), len(columns) - columns[::-1].index(True)
+    return columns[first:last].count(False)
+
+
+def test_a_connection_that_breaks_comes_back_without_a_gap_in_the_chart(stage: Stage, new_page: NewPage) -> None:
+    page = new_page()
+    with line_to(urlsplit(stage.url).port or 0) as line:
+        url = f"http://127.0.0.1:{line.port}"
+        page.goto(f"{url}/sign-in")
+        page.get_by_label("Token").fill(stage.token)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+        frames = Frames(page)
+        watch(page, url, SHOP, "orders")
+        frames.wait(3)
+        line.cut()
+        expect(page.get_by_text("Connection lost")).to_be_visible()
+        seen = len(frames.heads)
+        last = frames.heads[-1]["cursor"]
+        # So long that what comes later cannot be the one frame that was due.
+        expect(page.get_by_text(re.compile(r"Connection lost, ([5-9]|\d\d) s old"))).to_be_visible()
+        line.mend()
+        expect(page.get_by_text("Live, every second")).to_be_visible(timeout=PATIENCE)
+        frames.wait(seen + 4)
+        back = frames.heads[seen]
+        assert (back["from"], back["gap"]) == (last, False)
+        assert back["seconds"] >= 4
+        ends = [head["from"] + head["seconds"] for head in frames.heads]
+        assert [head["from"] for head in frames.heads[1:]] == ends[:-1], "no second is missing, and none comes twice"
+        assert holes(page) == 0
