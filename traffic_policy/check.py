@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from traffic_policy.errors import Problem
+from traffic_policy.errors import Mend, Problem
 from traffic_policy.marks import MAX_CLASSES
 from traffic_policy.overlap import ComparisonError, EarlierMatches
 from traffic_policy.policy import (
@@ -145,6 +145,7 @@ def _shares(shares: Iterable[_Share], total: Rate) -> Iterable[Problem]:
                 f"{path}.ceil",
                 f"Class {share.name} cannot be held to {ceil.human} while {rate.human} is guaranteed to it.",
                 f"Lower the rate to {ceil} or raise the ceil to {rate}.",
+                (Mend(f"{path}.rate", str(ceil), raises=False), Mend(f"{path}.ceil", str(rate), raises=True)),
             )
         if rate is not None and rate > total:
             key = "ingress.total" if path.endswith("ingress") else "total"
@@ -166,7 +167,8 @@ def _bursts(policy: TrafficPolicy) -> Iterable[Problem]:
         most = ByteCount(rate.bytes_in(_LONGEST_BURST_SECONDS))
         if burst < _SMALLEST_BURST:
             yield Problem(f"{path}.burst", f"{burst} cannot hold two full packets, so the ceil would not be reached.",
-                          f"Raise it to {_SMALLEST_BURST} or more, or leave it out.")  # fmt: skip
+                          f"Raise it to {_SMALLEST_BURST} or more, or leave it out.",
+                          (Mend(f"{path}.burst", str(_SMALLEST_BURST), raises=True),))  # fmt: skip
         elif burst > most:
             yield Problem(
                 f"{path}.burst",
@@ -176,14 +178,21 @@ def _bursts(policy: TrafficPolicy) -> Iterable[Problem]:
 
 
 def _too_little(path: str, what: str, rate: Rate) -> Problem:
-    return Problem(path, f"{what} {rate.human}, too little to carry packets.", f"Raise it to {MIN_RATE} or more.")
+    mends = (Mend(path, str(MIN_RATE), raises=True),)
+    return Problem(
+        path, f"{what} {rate.human}, too little to carry packets.", f"Raise it to {MIN_RATE} or more.", mends
+    )
 
 
 def _cannot_guarantee(path: str, promised: Rate, total: Rate, whose: str, key: str) -> Problem:
+    mends = [Mend(key, str(promised), raises=True)]
+    if path.endswith("rate"):
+        mends.insert(0, Mend(path, str(total), raises=False))
     return Problem(
         path,
         f"Cannot guarantee {promised.human} inside {total.human}.",
         f"Lower {whose} or raise {key} to {promised}.",
+        tuple(mends),
     )
 
 

@@ -29,15 +29,26 @@ class UnitError(PodlaneError, ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Mend:
+    """A change that takes a problem away: another value at a path of the policy. ``raises`` or lowers what is there."""
+
+    path: str
+    value: str
+    raises: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong in a policy.
 
-    ``path`` is where (``classes[2].match[0].port``), ``message`` what, ``remedy`` how to mend it.
+    ``path`` is where (``classes[2].match[0].port``), ``message`` what, ``remedy`` how to mend it, for people;
+    ``mends``: those of its ways that a program can go, each alone.
     """
 
     path: str
     message: str
     remedy: str = ""
+    mends: tuple[Mend, ...] = ()
 
     def __str__(self) -> str:
         where = f"{self.path}: " if self.path else ""

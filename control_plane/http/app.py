@@ -24,13 +24,13 @@ from control_plane.http import (
     login,
     metrics,
     policies,
-    policy_preview,
     progress,
     questions,
     rollouts,
     tenants,
 )
 from control_plane.http.alerting import routes as alerts
+from control_plane.http.policy import preview, trial
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.http.refused import RefusalNotes
 from control_plane.http.traced import TracedRequests
@@ -84,7 +84,8 @@ def create_app(
         clusters,
         agents,
         policies,
-        policy_preview,
+        preview,
+        trial,
         progress,
         questions,
         rollouts,

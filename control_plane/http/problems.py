@@ -26,19 +26,33 @@ from control_plane.fleet.past import PrometheusError
 from control_plane.fleet.questions import SilentAgentError
 from control_plane.service import VersionError
 from control_plane.store.errors import KeyReusedError, StaleError, StoreError
-from traffic_policy.errors import PodlaneError, PolicyError
+from traffic_policy.errors import PodlaneError, PolicyError, Problem
 
 _MEDIA_TYPE: Final = "application/problem+json"
 _MOST_TOLD: Final = 50
 _LONGEST_TOLD: Final = 300
 
 
+class MendDocument(BaseModel):
+    """Another value at a path of the policy, by which the problem goes away. ``raises`` or lowers what is there."""
+
+    path: str
+    value: str
+    raises: bool
+
+
 class PolicyProblem(BaseModel):
-    """One thing that is wrong in what was sent, and where."""
+    """One thing that is wrong in what was sent, and where. ``mends``: what a program can do about it, each alone."""
 
     path: str
     message: str
     remedy: str
+    mends: list[MendDocument] = []
+
+    @classmethod
+    def describe(cls, problem: Problem) -> PolicyProblem:
+        mends = [MendDocument(path=each.path, value=each.value, raises=each.raises) for each in problem.mends]
+        return cls(path=problem.path, message=problem.message, remedy=problem.remedy, mends=mends)
 
 
 class ProblemDocument(BaseModel):
@@ -107,7 +121,7 @@ def problem_of(error: PodlaneError) -> ProblemDocument:
     """The document of an error that a request may end with."""
     status, kind, title = next(told for cls, told in _KINDS.items() if isinstance(error, cls))
     if isinstance(error, PolicyError):
-        told = [PolicyProblem(path=p.path, message=p.message, remedy=p.remedy) for p in error.problems[:_MOST_TOLD]]
+        told = [PolicyProblem.describe(each) for each in error.problems[:_MOST_TOLD]]
         detail = f"{len(error.problems)} problems" if len(error.problems) > 1 else error.problems[0].message
         return _document(status, kind, title, detail, "Mend what problems lists.", told)
     if isinstance(error, RefusedError):

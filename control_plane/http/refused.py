@@ -15,8 +15,8 @@ from control_plane.store.refusals import RefusedRequest
 
 _ALWAYS: Final = (401, 403, 429)
 _READING: Final = ("GET", "HEAD", "OPTIONS")
-_CHECKS: Final = "/v1/validate"
-"""Changes nothing, though it is a POST."""
+_CHECKS: Final = ("/v1/validate", "/v1/try-connection")
+"""They change nothing, though each is a POST."""
 _LONGEST: Final = 300
 
 
@@ -72,7 +72,7 @@ class RefusalNotes:
 
 
 def _is_noted(scope: Scope, status: int) -> bool:
-    changing = _method(scope) not in _READING and scope["path"] != _CHECKS
+    changing = _method(scope) not in _READING and scope["path"] not in _CHECKS
     return status in _ALWAYS or (changing and 400 <= status < 500)
 
 

@@ -15,12 +15,12 @@ from typing import Any, Final
 from datapath.mesh.types import MeshProxy
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.protocols.packets import UDP
-from datapath.routing.flow import NO_CONTENT, Address, Content, Destination, parse_address
-from datapath.routing.table import SILENT_PORTS, Matcher, Route, RoutingTable
+from datapath.routing.decision import Decider, Decision
+from datapath.routing.flow import NO_CONTENT, Content, Destination, parse_address
+from datapath.routing.table import SILENT_PORTS
 from podlane.classify.flow import Flow
 from traffic_policy.describe import traffic_words
 from traffic_policy.policy import Match, PortRange, TrafficPolicy, TransportProtocol
-from traffic_policy.services import service_named
 
 DETECTION_TIMEOUT: Final = 1.0
 """Seconds; the sidecar's own default (a test compares)."""
@@ -59,14 +59,6 @@ class Verdict:
         return {**document, "alpn": list(self.alpn)}
 
 
-@dataclass(frozen=True, slots=True)
-class _Ends:
-    """The source and destination of a flow. The source is None if no match needs it."""
-
-    source: Address | None
-    destination: Destination
-
-
 class FlowClassifier:
     """Applies a policy to flows."""
 
@@ -78,13 +70,8 @@ class FlowClassifier:
         detection_timeout: float = DETECTION_TIMEOUT,
         mesh: MeshProxy | None = None,
     ) -> None:
-        self._table = RoutingTable.from_policy(policy, silent_ports, mesh)
-        self._table_of_all_ports = RoutingTable.from_policy(policy, (), mesh)
-        # The table has services by port; the output needs their names.
-        self._written: dict[Match, Match] = {}
-        for match in (match for c in policy.classes for match in c.match if match.application):
-            for expanded in match.expanded():
-                self._written.setdefault(expanded, match)
+        self._decider = Decider(policy, silent_ports=silent_ports, mesh=mesh)
+        self._table = self._decider.table
         self._reads_source = self._table.reads_source
         self._timeout = detection_timeout
 
@@ -96,9 +83,9 @@ class FlowClassifier:
         seen = flow.detection
         names = NO_CONTENT if seen is None else Content(seen.sni, seen.host, seen.alpn)
         source = parse_address(_address(client)) if self._reads_source else None
-        route = self._table.route(destination, names, source=source)
-        in_time = route if flow.delay <= self._timeout else self._table.route(destination, source=source)
-        late, route = in_time.class_name != route.class_name, in_time
+        decision = self._decider.decide(destination, names, source=source)
+        in_time = decision if flow.delay <= self._timeout else self._decider.decide(destination, source=source)
+        late, decision = in_time.class_name != decision.class_name, in_time
         up, down = flow.up, flow.down
         return Verdict(
             src=_address(client),
@@ -111,39 +98,29 @@ class FlowClassifier:
             host=names.host,
             alpn=names.alpn,
             ech=seen is not None and seen.ech,
-            class_name=route.class_name,
-            why=self._why(flow, _Ends(source, destination), names, route, late=late),
+            class_name=decision.class_name,
+            why=self._why(flow, destination, names, decision, late=late),
             bytes_up=up.bytes,
             packets_up=up.packets,
             bytes_down=down.bytes,
             packets_down=down.packets,
         )
 
-    def _why(self, flow: Flow, ends: _Ends, content: Content, route: Route, *, late: bool) -> str:
-        destination = ends.destination
-        if route.match is None:
+    def _why(self, flow: Flow, destination: Destination, content: Content, decision: Decision, *, late: bool) -> str:
+        if decision.held is None:
             parts = [f"no class takes {_traffic(content, destination.port, destination.protocol)}"]
         else:
-            known = self._table.understood(content, destination.protocol)
-            deciding = _deciding(self._written.get(route.match, route.match), ends, known)
-            parts = [f"{route.class_name} takes {traffic_words(deciding)}"]
+            parts = [f"{decision.class_name} takes {traffic_words(decision.held)}"]
         if late:
             parts.append(f"the first bytes took {flow.delay:.1f} s and the proxy waits {self._timeout:g} s for them")
-        elif self._silenced(ends, content, route):
+        elif decision.silenced:
             parts.append(f"names do not decide on port {destination.port}, where the server speaks first")
-        if self._table.refuses_quic(destination, source=ends.source) and flow.quic:
+        if decision.refused and flow.quic:
             parts.append("its first packets would be refused (quic: block), so that the client takes TCP")
         parts += _remarks(flow, flow.detection)
         if (port := self._table.understood(content, destination.protocol).port) is not None:
             parts.append(f"the name is Istio's for port {port} of a service")
         return "; ".join(parts)
-
-    def _silenced(self, ends: _Ends, content: Content, route: Route) -> bool:
-        """Whether a name would have decided otherwise on another port."""
-        if ends.destination.port not in self._table.silent_ports:
-            return False
-        elsewhere = self._table_of_all_ports.route(ends.destination, content, source=ends.source)
-        return elsewhere.class_name != route.class_name
 
 
 @lru_cache(_WORDS_KEPT)
@@ -204,29 +181,3 @@ def _traffic(content: Content, port: int, protocol: TransportProtocol) -> str:
     if not names or protocol is TransportProtocol.UDP:
         names["protocol"] = (protocol,)
     return traffic_words(Match.model_construct(**names, port=(PortRange(port, port),)))
-
-
-@lru_cache(_WORDS_KEPT)
-def _deciding(match: Match, ends: _Ends, content: Content) -> Match:
-    """The match with those of its alternatives only that held: one name of fifty."""
-    port, protocol = ends.destination.port, ends.destination.protocol
-    kept: dict[str, Any] = {}
-    for key in ("sni", "host", "alpn", "port", "cidr", "source"):
-        kept[key] = tuple(
-            value
-            for value in getattr(match, key)
-            if _holds(Matcher.from_match(match.model_copy(update={key: (value,)})), ends, content)
-        )
-    services = [(name, service_named(name)) for name in match.application]
-    kept["application"] = tuple(name for name, s in services if s.port == port and protocol in s.protocols)
-    if match.protocol or match.application or protocol is TransportProtocol.UDP:
-        kept["protocol"] = (protocol,)
-    return match.model_copy(update=kept)
-
-
-def _holds(matcher: Matcher, ends: _Ends, content: Content) -> bool:
-    return (
-        matcher.accepts_a_port(ends.destination, content)
-        and matcher.accepts_ends(ends.destination, ends.source)
-        and matcher.accepts_content(content)
-    )

@@ -27,6 +27,7 @@ SILENCE = {
 }
 BODIES = {
     "POST /v1/validate": {"document": POLICY},
+    "POST /v1/try-connection": {"document": POLICY, "connection": {"port": 443}},
     "PUT /v1/tenants/{tenant}": {"title": "x"},
     "POST /v1/tenants/{tenant}/tokens": {"role": "viewer"},
     "PUT /v1/tenants/{tenant}/grants/{group}": {"role": "viewer"},

@@ -1113,6 +1113,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/try-connection": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Try One
+         * @description The lane of one connection under a policy, by the table that agents route with. Nothing is stored.
+         */
+        post: operations["try_one_v1_try_connection_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/validate": {
         parameters: {
             query?: never;
@@ -1435,6 +1455,12 @@ export interface components {
             refusal?: components["schemas"]["RefusalDocument"] | null;
         };
         /**
+         * Bound
+         * @description Which way a connection was opened: by this side (outbound), towards it (inbound), or no matter which (both).
+         * @enum {string}
+         */
+        Bound: "outbound" | "inbound" | "both";
+        /**
          * CallerDocument
          * @description Whose request it is. ``tenant`` and ``token`` are null for a user of the identity provider.
          */
@@ -1587,6 +1613,43 @@ export interface components {
             };
         };
         /**
+         * ConnectionWish
+         * @description What is known of a connection. ``address`` left out: one in no network that policies name.
+         */
+        ConnectionWish: {
+            /**
+             * Address
+             * @default 203.0.113.1
+             */
+            address: string;
+            /**
+             * Alpn
+             * @default []
+             */
+            alpn: string[];
+            /** @default outbound */
+            direction: components["schemas"]["Bound"];
+            /**
+             * Host
+             * @default
+             */
+            host: string;
+            /** Port */
+            port: number;
+            /** @default tcp */
+            protocol: components["schemas"]["TransportProtocol"];
+            /**
+             * Sni
+             * @default
+             */
+            sni: string;
+            /**
+             * Source
+             * @default
+             */
+            source: string;
+        };
+        /**
          * ContentDocument
          * @description A policy in the grammar of policy files, the labels of the workloads that it is for, and those of their nodes.
          */
@@ -1603,6 +1666,34 @@ export interface components {
             selector: {
                 [key: string]: string;
             };
+        };
+        /**
+         * DecisionDocument
+         * @description ``lane`` and ``match``: indices of the class and of its match that decided, null: the default class. ``held``:
+         *     of that match, the values that held; ``words``: the same in words.
+         *
+         *     ``reads_names``: its first bytes could decide, and are read. ``silenced``: they would have decided, but on this port
+         *     the server speaks first, so that names do not count. ``refused``: the connection is refused (QUIC that is blocked).
+         */
+        DecisionDocument: {
+            /** Held */
+            held: {
+                [key: string]: string[];
+            };
+            /** Lane */
+            lane: number | null;
+            /** Match */
+            match: number | null;
+            /** Name */
+            name: string;
+            /** Reads Names */
+            reads_names: boolean;
+            /** Refused */
+            refused: boolean;
+            /** Silenced */
+            silenced: boolean;
+            /** Words */
+            words: string;
         };
         /**
          * DeviceDocument
@@ -2278,6 +2369,18 @@ export interface components {
             value: string;
         };
         /**
+         * MendDocument
+         * @description Another value at a path of the policy, by which the problem goes away. ``raises`` or lowers what is there.
+         */
+        MendDocument: {
+            /** Path */
+            path: string;
+            /** Raises */
+            raises: boolean;
+            /** Value */
+            value: string;
+        };
+        /**
          * MinutesDocument
          * @description The last ``minutes`` before ``until`` (Unix seconds), the oldest first. ``after``: ask again with it for more.
          */
@@ -2471,9 +2574,14 @@ export interface components {
         };
         /**
          * PolicyProblem
-         * @description One thing that is wrong in what was sent, and where.
+         * @description One thing that is wrong in what was sent, and where. ``mends``: what a program can do about it, each alone.
          */
         PolicyProblem: {
+            /**
+             * Mends
+             * @default []
+             */
+            mends: components["schemas"]["MendDocument"][];
             /** Message */
             message: string;
             /** Path */
@@ -2924,6 +3032,12 @@ export interface components {
             trouble: string;
         };
         /**
+         * TransportProtocol
+         * @description What a policy can tell apart by protocol. ``icmp`` is ICMP in IPv4 and ICMPv6 in IPv6; it has no ports.
+         * @enum {string}
+         */
+        TransportProtocol: "tcp" | "udp" | "icmp";
+        /**
          * TrialAlert
          * @description One that would have fired ``at`` (Unix seconds), for ``seconds``.
          */
@@ -2958,18 +3072,6 @@ export interface components {
             worst: number | null;
         };
         /**
-         * TrialWish
-         * @description A rule that is not in force.
-         */
-        TrialWish: {
-            /**
-             * Name
-             * @default trial
-             */
-            name: string;
-            rule: components["schemas"]["AlertRuleWish"];
-        };
-        /**
          * TrustWish
          * @description ``service_account`` is NAMESPACE/NAME, ``ca`` is PEM. All empty: nobody joins by a ServiceAccount any more.
          */
@@ -3001,6 +3103,26 @@ export interface components {
             policy: string;
             /** Workload */
             workload: string;
+        };
+        /**
+         * TrialWish
+         * @description A rule that is not in force.
+         */
+        control_plane__http__alerting__documents__TrialWish: {
+            /**
+             * Name
+             * @default trial
+             */
+            name: string;
+            rule: components["schemas"]["AlertRuleWish"];
+        };
+        /** TrialWish */
+        control_plane__http__policy__trial__TrialWish: {
+            connection: components["schemas"]["ConnectionWish"];
+            /** Document */
+            document: {
+                [key: string]: unknown;
+            };
         };
     };
     responses: never;
@@ -5982,7 +6104,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["TrialWish"];
+                "application/json": components["schemas"]["control_plane__http__alerting__documents__TrialWish"];
             };
         };
         responses: {
@@ -10407,6 +10529,102 @@ export interface operations {
             };
             /** @description A problem */
             412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    try_one_v1_try_connection_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["control_plane__http__policy__trial__TrialWish"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["DecisionDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
