@@ -92,6 +92,7 @@ def try_rule(tenant: str, name: str, rule: AlertRule, agents: TenantAgents, unti
     if not rule.kind.of_traffic:
         return AlertTrial(0, (), None)
     figures = figures_for(rule, agents)
+    until = until if figures is None else figures.settled(until)
     series = [] if figures is None else figures.window(until, LOOK_BACK, rule.scope.get("policy"))
     known = [each for each in series if rule.covers(_labels(each, rule))]
     watch = RuleWatch(tenant, name, rule)

@@ -61,7 +61,7 @@ class TenantSight:
         place = rule.scope.get("cluster", ""), rule.over
         if place not in self._totals:
             figures = figures_for(rule, self.agents)
-            self._totals[place] = {} if figures is None else figures.totals(self.now, rule.over)
+            self._totals[place] = {} if figures is None else figures.totals(figures.settled(self.now), rule.over)
         return self._totals[place]
 
     def _rollouts(self) -> Iterator[AlertReading]:

@@ -1,15 +1,16 @@
 """What went through lanes: sums over a tenant's agents for each second of the last fifteen minutes.
 
+Agents say it to the process that they are connected to; of others it comes later, second by second.
+
 Bounded, whatever agents say: lanes of the tenant's own policies are told apart, up to a number; others are one.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, zip_longest
 from operator import sub
 from threading import Lock
 from typing import Final
@@ -29,8 +30,13 @@ _WIDTH: Final = len(FIELDS)
 _MOST: Final = 2**53 - 1
 """What JSON's readers can take for an integer; agents may say anything."""
 
+_LATE: Final = 2
+"""Seconds after which the sums of other processes are there, too."""
+
 LaneKey = tuple[str, str, str]
 """Policy (empty: the workloads' own), lane, direction."""
+LaneRow = tuple[str, str, str, Sequence[int]]
+"""A lane's key, and the value of each of :data:`FIELDS` in a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,9 @@ class TenantFigures:
         self._places: dict[LaneKey, int] = {}
         self._now: list[int] = []
         self._second = 0
-        self._past: deque[tuple[int, array[int]]] = deque(maxlen=SECONDS)
+        self._past: dict[int, array[int]] = {}
+        self._elsewhere: dict[int, array[int]] = {}
+        """Sums over other processes, by second."""
         self._counted: dict[LaneKey, list[int]] = {}
         self._lock = Lock()
 
@@ -104,14 +112,55 @@ class TenantFigures:
                 now[at + 7] += each.ceil
                 now[at + 8] += each.below
 
-    def window(self, until: int, seconds: int, policy: str | None = None) -> list[LaneSeries]:
-        """The ``seconds`` before ``until`` (Unix time), of one policy or of all. Seconds without news have zeros."""
+    def add_elsewhere(self, second: int, rows: Iterable[LaneRow]) -> None:
+        """What another process has heard in a second, which is over."""
+        with self._lock:
+            found = self._elsewhere.get(second, array("Q"))
+            for policy, lane, direction, numbers in rows:
+                place = self._place(policy, lane, direction)
+                if place is None:
+                    continue
+                at = place * _WIDTH
+                found.extend([0] * (at + _WIDTH - len(found)))
+                for field, number in enumerate(numbers, at):
+                    found[field] = min(found[field] + number, _MOST)
+            self._elsewhere[second] = found
+
+    def settled(self, now: int) -> int:
+        """The second until which everything is there; ``now`` if no other process has said anything."""
+        return now - _LATE if self._elsewhere else now
+
+    def heard_here(self, after: int, until: int) -> list[tuple[int, list[LaneRow]]]:
+        """What this process has heard in each second later than ``after`` and before ``until`` (Unix time), in order;
+        seconds without news are left out."""
+        with self._lock:
+            if self._second < until:
+                self._turn(until)
+            keys = list(self._places)
+            past = [(second, row) for second, row in self._past.items() if after < second < until]
+        found: list[tuple[int, list[LaneRow]]] = []
+        for second, row in past:
+            parts = zip(keys, (row[at : at + _WIDTH] for at in range(0, len(row), _WIDTH)), strict=False)
+            found.append((second, [(*key, part.tolist()) for key, part in parts if any(part)]))
+        return found
+
+    def sums_elsewhere(self, second: int) -> dict[str, int]:
+        """Each field in one second, over all lanes, as other processes have heard it."""
+        with self._lock:
+            row = self._elsewhere.get(second, array("Q"))
+        return {name: sum(row[number::_WIDTH]) for number, name in enumerate(FIELDS)}
+
+    def window(self, until: int, seconds: int, policy: str | None = None, *, here: bool = False) -> list[LaneSeries]:
+        """The ``seconds`` before ``until`` (Unix time), of one policy or of all. Seconds without news have zeros.
+
+        ``here``: as this process alone has heard it.
+        """
         first = until - seconds
         with self._lock:
             if self._second < until:
                 self._turn(until)
             places = dict(self._places)
-            past = [(second, row) for second, row in self._past if first <= second < until]
+            past = self._between(first, until, here=here)
         found = []
         for (name, lane, direction), place in sorted(places.items()):
             if policy is not None and name != policy:
@@ -129,7 +178,8 @@ class TenantFigures:
         return found
 
     def counters(self, until: int) -> dict[LaneKey, tuple[int, ...]]:
-        """What was added to each of :data:`COUNTERS` before ``until`` (Unix time), since the lane is known here."""
+        """What this process has heard of each of :data:`COUNTERS` before ``until`` (Unix time), since it knows the
+        lane."""
         with self._lock:
             if self._second < until:
                 self._turn(until)
@@ -141,7 +191,7 @@ class TenantFigures:
             if self._second < until:
                 self._turn(until)
             places = dict(self._places)
-            past = [row for second, row in self._past if until - seconds <= second < until]
+            past = [row for _, row in self._between(until - seconds, until)]
         found = {}
         for key, place in places.items():
             at = place * _WIDTH
@@ -159,11 +209,25 @@ class TenantFigures:
                 counted = self._counted.setdefault(key, [0] * len(COUNTERS))
                 for number in range(len(COUNTERS)):
                     counted[number] += self._now[place * _WIDTH + number]
-            self._past.append((self._second, array("Q", [min(value, _MOST) for value in self._now])))
+            self._past[self._second] = array("Q", [min(value, _MOST) for value in self._now])
         self._now = [0] * (len(self._places) * _WIDTH)
         self._second = second
-        while self._past and self._past[0][0] < second - SECONDS:
-            self._past.popleft()
+        for past in (self._past, self._elsewhere):
+            while past and (first := next(iter(past))) < second - SECONDS:
+                del past[first]
+
+    def _between(self, first: int, until: int, *, here: bool = False) -> list[tuple[int, array[int]]]:
+        """The rows of seconds from ``first`` on and before ``until``, in order."""
+        if here or not self._elsewhere:
+            return [(second, row) for second, row in self._past.items() if first <= second < until]
+        found = []
+        for second in range(max(first, self._second - SECONDS), min(until, self._second)):
+            own, others = self._past.get(second), self._elsewhere.get(second)
+            if own is not None and others is not None:
+                own = array("Q", (min(sum(each), _MOST) for each in zip_longest(own, others, fillvalue=0)))
+            if (row := own if own is not None else others) is not None:
+                found.append((second, row))
+        return found
 
     def _place(self, policy: str, lane: str, direction: str) -> int | None:
         if policy:
@@ -193,7 +257,8 @@ class TenantFigures:
             wide = [*row, *[0] * (len(self._places) * _WIDTH - len(row))]
             return (value for place in places for value in wide[place * _WIDTH : (place + 1) * _WIDTH])
 
-        self._past = deque(((second, array("Q", moved(row))) for second, row in self._past), SECONDS)
+        self._past = {second: array("Q", moved(row)) for second, row in self._past.items()}
+        self._elsewhere = {second: array("Q", moved(row)) for second, row in self._elsewhere.items()}
         self._now = list(moved(self._now))
         self._places = {key: number for number, key in enumerate(kept)}
         self._counted = {key: counted for key, counted in self._counted.items() if key in kept}

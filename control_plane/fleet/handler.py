@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from cryptography import x509
@@ -12,6 +12,7 @@ from control_plane.domain.events import Event
 from control_plane.fleet.agent_status import AgentStatus, FleetStatus
 from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.enrolment import EnrolmentDesk
+from control_plane.fleet.figures import LaneRow
 from control_plane.fleet.questions import Reply
 from control_plane.fleet.session import EXPIRED, AgentSession
 from control_plane.fleet.tenant_sessions import Post, ReadOn, TenantSessions
@@ -86,6 +87,10 @@ class AgentsHandler:
     def elsewhere(self, tenant: str, cluster: str, node: str, status: AgentStatus) -> None:
         """Another process says this of an agent."""
         self._tenant(tenant).elsewhere(cluster, node, status)
+
+    def summed_elsewhere(self, tenant: str, second: int, sums: Mapping[str, Sequence[LaneRow]]) -> None:
+        """Another process has heard this in a second (Unix time)."""
+        self._tenant(tenant).summed_elsewhere(second, sums)
 
     def process_gone(self, process: str, since: float) -> None:
         """Another process has ended, or cannot be heard, since then (Unix seconds)."""

@@ -67,7 +67,7 @@ class AgentsPort:
         self._follower = LogFollower(plane.store, self._happened)
         self._handler = AgentsHandler(fleet, issuer, self._desk, self._post, self._follower.read_on)
         states = plane.store.agent_states
-        self._shared = SharedAgents(states, fleet, self._handler, self._post) if states is not None else None
+        self._shared = SharedAgents(states, fleet, self._handler, self._post, clock) if states is not None else None
         fleet.questions = Questions(self._handler, self._post)
         tls, self._renew_at = self._certified()
         self._gateway = Gateway([listener], tls, self._handler)

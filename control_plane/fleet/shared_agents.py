@@ -1,4 +1,4 @@
-"""Processes on one PostgreSQL tell each other of their agents, so that each knows all.
+"""Processes on one PostgreSQL tell each other of their agents, and what went through their lanes: each knows all.
 
 Each writes what has changed at its own, and reads what others have written. Who dies is noticed by its silence.
 """
@@ -14,9 +14,17 @@ from threading import Event, Thread
 from typing import Final
 
 from control_plane.fleet.agent_status import AgentStatus, FleetStatus
+from control_plane.fleet.figures import LaneRow
 from control_plane.fleet.handler import AgentsHandler
-from control_plane.fleet.status_document import read_status, read_traffic, write_status, write_traffic
-from control_plane.store.agent_states import AgentRow, AgentStateTable, ProcessesSeen
+from control_plane.fleet.status_document import (
+    read_status,
+    read_sums,
+    read_traffic,
+    write_status,
+    write_sums,
+    write_traffic,
+)
+from control_plane.store.agent_states import SUMS_KEPT, AgentRow, AgentStateTable, ProcessesSeen, SumsRow
 from control_plane.store.errors import StoreError
 from daemon.log import Logger
 
@@ -53,15 +61,17 @@ class SharedAgents:
         fleet: FleetStatus,
         handler: AgentsHandler,
         post: Post,
+        now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``clock`` only goes forward, in seconds."""
+        """``now``: Unix seconds, by which figures are kept. ``clock`` only goes forward, in seconds."""
         self.name = secrets.token_hex(8)
         """This process', as the others know it."""
         self._table = table
         self._fleet = fleet
         self._handler = handler
         self._post = post
+        self._now = now
         self._clock = clock
         self._processes: dict[str, _Process] = {}
         self._read: dict[tuple[str, str], int] = {}
@@ -69,6 +79,10 @@ class SharedAgents:
         self._unwritten: dict[_Key, AgentStatus | None] = {}
         self._traffic: dict[str, str] = {}
         """Of each tenant, as it was written last."""
+        self._summed = int(now()) - SUMS_KEPT
+        """The last second of which our sums were written."""
+        self._heard_sums: dict[tuple[str, str], int] = {}
+        """The last second of each tenant and process of which we have added the sums."""
         self._batch = 0
         self._wrote = 0.0
         self._offset = 0.0
@@ -114,7 +128,7 @@ class SharedAgents:
     def _tell_if_due(self) -> None:
         self._gather()
         passed = self._clock() - self._wrote
-        if passed >= _BEAT or (passed >= _WRITE and self._unwritten):
+        if passed >= _BEAT or (passed >= _WRITE and (self._unwritten or int(self._now()) > self._summed + 1)):
             self.tell()
 
     def _gather(self) -> None:
@@ -140,12 +154,23 @@ class SharedAgents:
             if said != self._traffic.get(tenant, "{}"):
                 traffic[tenant] = said
                 rows.setdefault(tenant, []).append(AgentRow("", self.name, 0, self.name, said))
+        until = int(self._now())
+        sums = {tenant: found for tenant in self._fleet.names() if (found := self._sums(tenant, until))}
         # A number is never used again: of a batch that failed nobody can know whether it was written.
         self._batch += 1
-        self._table.write(self.name, self._batch, rows, forgotten)
-        self._wrote = self._clock()
+        self._table.write(self.name, self._batch, rows, forgotten, sums)
+        self._wrote, self._summed = self._clock(), until - 1
         self._unwritten.clear()
         self._traffic |= traffic
+
+    def _sums(self, tenant: str, until: int) -> list[SumsRow]:
+        """What was heard of a tenant's agents here, and not written yet, in the seconds before ``until``."""
+        agents = self._fleet.agents(tenant)
+        seconds: dict[int, dict[str, list[LaneRow]]] = {}
+        for cluster, figures in (("", agents.figures), *list(agents.clusters.items())):
+            for second, rows in figures.heard_here(self._summed, until):
+                seconds.setdefault(second, {})[cluster] = rows
+        return [SumsRow(second, write_sums(sums)) for second, sums in sorted(seconds.items())]
 
     # Others
 
@@ -157,6 +182,7 @@ class SharedAgents:
             tenant, process = place
             if process != self.name and batch > self._read.get(place, 0):
                 self._take(tenant, self._table.read(tenant, process, self._read.get(place, 0)))
+                self._add_sums(tenant, process)
                 self._read[place] = batch
 
     def _seen(self) -> ProcessesSeen:
@@ -210,6 +236,17 @@ class SharedAgents:
             agents.append((row.cluster, row.node, status))
         if agents:
             self._post(lambda: self._elsewhere(tenant, agents))
+
+    def _add_sums(self, tenant: str, process: str) -> None:
+        after = self._heard_sums.get((tenant, process), int(self._now()) - SUMS_KEPT)
+        sums = [(row.second, read_sums(row.document)) for row in self._table.read_sums(tenant, process, after)]
+        if sums:
+            self._heard_sums[tenant, process] = sums[-1][0]
+            self._post(lambda: self._summed_elsewhere(tenant, sums))
+
+    def _summed_elsewhere(self, tenant: str, sums: list[tuple[int, dict[str, list[LaneRow]]]]) -> None:
+        for second, each in sums:
+            self._handler.summed_elsewhere(tenant, second, each)
 
     def _elsewhere(self, tenant: str, agents: list[tuple[str, str, AgentStatus]]) -> None:
         for cluster, node, status in agents:

@@ -1,4 +1,4 @@
-"""What a process says of an agent, or of its rollouts, to other processes: JSON. Pure.
+"""What a process says of an agent, of its rollouts, or of what went through lanes, to other processes: JSON. Pure.
 
 They may be of another version: what is not known is left out, and what is missing is as in a new status.
 """
@@ -6,11 +6,12 @@ They may be of another version: what is not known is left out, and what is missi
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from control_plane.domain.rollout_gates import Traffic
 from control_plane.fleet.agent_status import AgentStatus, RolloutTraffic, WorkloadFailure
+from control_plane.fleet.figures import FIELDS, LaneRow
 
 _PLAIN: Final = (
     "connected", "since", "heard", "address", "instance", "version", "kernel", "expires", "revision", "refusal",
@@ -56,6 +57,19 @@ def read_traffic(document: str) -> dict[str, RolloutTraffic]:
     return {
         name: RolloutTraffic(Traffic(*before), Traffic(*now), tuple(step))
         for name, (step, before, now) in json.loads(document).items()
+    }
+
+
+def write_sums(sums: Mapping[str, Sequence[LaneRow]]) -> str:
+    """What a process has heard in a second, of each cluster and, without a name, of all."""
+    return _encode(sums)
+
+
+def read_sums(document: str) -> dict[str, list[LaneRow]]:
+    """As :func:`write_sums` has written it."""
+    return {
+        cluster: [(policy, lane, direction, numbers[: len(FIELDS)]) for policy, lane, direction, numbers in rows]
+        for cluster, rows in json.loads(document).items()
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Final
 
@@ -25,7 +25,7 @@ from control_plane.fleet.agent_status import AgentStatus, FleetStatus, RolloutTr
 from control_plane.fleet.awaited import AwaitedAgents
 from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.delivery import Delivery
-from control_plane.fleet.figures import LaneSeries
+from control_plane.fleet.figures import SECONDS, LaneRow, LaneSeries
 from control_plane.fleet.hearing import known_lanes
 from control_plane.fleet.questions import Reply
 from control_plane.fleet.session import EXPIRED, REPLACED, REVOKED, AgentSession
@@ -126,6 +126,16 @@ class TenantSessions:
             del self._sessions[key]
             session.end(GrpcStatus.CANCELLED, REPLACED)
 
+    def summed_elsewhere(self, second: int, sums: Mapping[str, Sequence[LaneRow]]) -> None:
+        """Another process has heard this in a second (Unix time), of each cluster and, without a name, of all."""
+        if abs(second - self.now) > SECONDS:
+            return  # its clock, or ours, is wrong
+        for cluster, rows in sums.items():
+            if not cluster:
+                self.status.figures.add_elsewhere(second, rows)
+            elif cluster in self._tenant.clusters and (apart := self.status.cluster_figures(cluster)) is not None:
+                apart.add_elsewhere(second, rows)
+
     def process_gone(self, process: str, since: float) -> None:
         """Another process has ended: its agents are away until they are elsewhere."""
         for status in list(self.status.agents.values()):
@@ -212,7 +222,8 @@ class TenantSessions:
             return
         step = (rollout.revision, rollout.stage, rollout.since)
         if isinstance(event, PolicyPublished):
-            lanes = self.status.figures.window(int(self.now), _BEFORE, policy.name)
+            # Each process says what it has heard: who decides adds it up.
+            lanes = self.status.figures.window(int(self.now), _BEFORE, policy.name, here=True)
             self.status.traffic[policy.name] = RolloutTraffic(_summed(lanes), step=step)
         elif isinstance(event, RolloutAdvanced | RolloutResumed):
             before = self.status.traffic.get(policy.name, RolloutTraffic(Traffic())).before

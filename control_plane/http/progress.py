@@ -134,13 +134,13 @@ def get_figures(
     policy: Annotated[str | None, Query(max_length=63, description="Only of this one.")] = None,
     cluster: Annotated[str | None, Query(max_length=63, description="Only of its agents.")] = None,
 ) -> FiguresDocument:
-    """Sums over the agents that are connected to this process, of the last seconds."""
+    """Sums over all agents, of the last seconds: where several processes serve them, until two seconds ago."""
     permit(caller, Operation.READ, tenant)
     with plane.reading(tenant) as state:
         existing(state)
-    until = plane.now
     agents = fleet.agents(tenant)
     figures = agents.figures if cluster is None else agents.clusters.get(cluster)
+    until = plane.now if figures is None else figures.settled(plane.now)
     found = figures.window(until, seconds, policy) if figures is not None else []
     return FiguresDocument(until=until, seconds=seconds, lanes=[LaneFigures.describe(each) for each in found])
 

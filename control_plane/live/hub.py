@@ -209,7 +209,7 @@ def _window(subscription: Subscription, moment: _Moment) -> str | None:
     wish, topic, view = subscription.wish, WINDOWS[subscription.wish.topic], moment.view
     scoped = (wish.topic, wish.scope)
     items = moment.once(scoped, lambda: topic.items(view, wish.scope))
-    totals = moment.once((*scoped, "totals"), lambda: _json(topic.totals(items)))
+    totals = moment.once((*scoped, "totals"), lambda: _json(topic.totals(view, wish.scope, items)))
     wanted = (*scoped, wish.filter, wish.sort)
 
     def ordered() -> Sequence[Any]:
@@ -243,7 +243,8 @@ def _window(subscription: Subscription, moment: _Moment) -> str | None:
 
 
 def _series(subscription: Subscription, moment: _Moment) -> bytes | None:
-    wish, until = subscription.wish, moment.second
+    wish = subscription.wish
+    until = moment.view.figures(wish.scope).settled(moment.second)
     first = until - wish.seconds if subscription.cursor is None else subscription.cursor + 1
     gap = first < until - SECONDS
     first = max(first, until - SECONDS)

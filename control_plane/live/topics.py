@@ -145,13 +145,20 @@ class TenantView:
             return self.agents.figures
         return self.agents.clusters.get(scope.cluster) or TenantFigures(0)
 
+    def elsewhere(self, scope: LiveScope) -> AgentTraffic:
+        """What went through the agents of the scope that are connected to other processes, together."""
+        figures = self.figures(scope)
+        sums = figures.sums_elsewhere(figures.settled(int(self.now)) - 1)
+        sums["throttled"] = sums["overlimits"]
+        return AgentTraffic(*(float(sums[name]) for name in AgentTraffic._fields))
+
 
 @dataclass(frozen=True, slots=True)
 class WindowTopic:
     """A kind of window. Items come in the topic's own order, the first of ``sorts``."""
 
     items: Callable[[TenantView, LiveScope], list[Any]]
-    totals: Callable[[list[Any]], dict[str, Any]]
+    totals: Callable[[TenantView, LiveScope, list[Any]], dict[str, Any]]
     row: Callable[[TenantView, Any], dict[str, Any]]
     name: Callable[[Any], str]
     sorts: Mapping[str, Callable[[Any], Any]]
@@ -163,8 +170,8 @@ def _agents(view: TenantView, scope: LiveScope) -> list[SeenAgent]:
     return [each for each in view.seen if each.cluster == scope.cluster] if scope.cluster else view.seen
 
 
-def agent_totals(agents: list[SeenAgent]) -> dict[str, Any]:
-    """A ``LiveAgentTotals``."""
+def agent_totals(view: TenantView, scope: LiveScope, agents: list[SeenAgent]) -> dict[str, Any]:
+    """A ``LiveAgentTotals``. ``agents``: all of the scope."""
     states = Counter(each.state for each in agents)
     workloads = programmed = failures = waiting = 0
     for each in agents:
@@ -173,7 +180,7 @@ def agent_totals(agents: list[SeenAgent]) -> dict[str, Any]:
         programmed += status.programmed
         failures += status.failed
         waiting += status.waiting
-    sums = [sum(column) for column in zip(*(each.traffic for each in agents), strict=True)] or [0.0] * 5
+    sums = map(sum, zip(view.elsewhere(scope), *(each.traffic for each in agents), strict=True))
     return {
         "agents": len(agents),
         **{state.replace("-", "_"): states[state] for state in AgentState},
@@ -210,19 +217,24 @@ def _clusters(view: TenantView, scope: LiveScope) -> list[dict[str, Any]]:
     members: dict[str, list[SeenAgent]] = {name: [] for name in view.picture.clusters}
     for each in view.seen:
         members[each.cluster].append(each)
-    return [{"name": name, **agent_totals(agents)} for name, agents in members.items() if scope.cluster in ("", name)]
+    return [
+        {"name": name, **agent_totals(view, LiveScope(cluster=name), agents)}
+        for name, agents in members.items()
+        if scope.cluster in ("", name)
+    ]
 
 
-def _cluster_totals(clusters: list[dict[str, Any]]) -> dict[str, Any]:
-    empty = agent_totals([])
-    return {name: sum(each[name] for each in clusters) for name in empty} if clusters else empty
+def _cluster_totals(view: TenantView, _scope: LiveScope, clusters: list[dict[str, Any]]) -> dict[str, Any]:
+    names = agent_totals(view, LiveScope(cluster=""), [])
+    return {name: sum(each[name] for each in clusters) for name in names}
 
 
 def lanes_of(view: TenantView, scope: LiveScope, seconds: int) -> list[SeenLane]:
     """Lanes of the scope, by name, with means over the last ``seconds``."""
     wanted = scope.policy or None
     found = []
-    for each in view.figures(scope).window(int(view.now), seconds, wanted):
+    figures = view.figures(scope)
+    for each in figures.window(figures.settled(int(view.now)), seconds, wanted):
         if scope.lane in ("", each.lane) and scope.direction in ("", each.direction):
             means = {field: sum(values) / seconds for field, values in each.values.items()}
             # Agents say these each second, whether or not something passed.
@@ -241,7 +253,7 @@ def _lane_row(_view: TenantView, each: SeenLane) -> dict[str, Any]:
     return names | {name: round(each.values[name], 1) for name in _LANE_FIELDS}
 
 
-def _lane_totals(lanes: list[SeenLane]) -> dict[str, Any]:
+def _lane_totals(_view: TenantView, _scope: LiveScope, lanes: list[SeenLane]) -> dict[str, Any]:
     directions = {name: sum(each.values["bytes"] for each in lanes if each.direction == name) for name in _DIRECTIONS}
     fields = ("packets", "dropped", "throttled", "backlog")
     return {
@@ -271,7 +283,7 @@ def _workload_row(_view: TenantView, each: SeenWorkload) -> dict[str, Any]:
     }
 
 
-def _workload_totals(workloads: list[SeenWorkload]) -> dict[str, Any]:
+def _workload_totals(_view: TenantView, _scope: LiveScope, workloads: list[SeenWorkload]) -> dict[str, Any]:
     sums = [sum(column) for column in zip(*(each.sums for each in workloads), strict=True)] or [0.0] * 5
     return {"workloads": len(workloads), **AgentTraffic(*sums)._asdict()}
 
@@ -300,7 +312,7 @@ def _alert_row(_view: TenantView, each: SeenAlert) -> dict[str, Any]:
     }
 
 
-def _alert_totals(alerts: list[SeenAlert]) -> dict[str, Any]:
+def _alert_totals(_view: TenantView, _scope: LiveScope, alerts: list[SeenAlert]) -> dict[str, Any]:
     firing = [each for each in alerts if not each.alert.ended]
     severities = Counter(each.severity for each in firing)
     return {
@@ -351,7 +363,7 @@ def _rollout_row(view: TenantView, policy: Policy) -> dict[str, Any]:
     return RolloutDocument.describe(policy.name, _rollout_of(policy), seen).model_dump(mode="json")
 
 
-def _rollout_totals(policies: list[Policy]) -> dict[str, Any]:
+def _rollout_totals(_view: TenantView, _scope: LiveScope, policies: list[Policy]) -> dict[str, Any]:
     states = Counter(_rollout_of(each).state for each in policies)
     return {state.replace(" ", "_"): states[state] for state in RolloutState}
 
@@ -423,7 +435,7 @@ WINDOWS: Final[Mapping[Topic, WindowTopic]] = {
     ),
     Topic.POLICIES: WindowTopic(
         _policies,
-        lambda policies: {"policies": len(policies)},
+        lambda _view, _scope, policies: {"policies": len(policies)},
         _policy_row,
         lambda each: each.policy.name,
         {

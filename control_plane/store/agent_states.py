@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from control_plane.store.database import Database
 
 _KEPT: Final = 7 * 86_400_000_000
 """Microseconds for which a process that has ended is remembered."""
+SUMS_KEPT: Final = 60
+"""Seconds of sums that there are for who reads late."""
 _NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _BEAT: Final = (
     f"INSERT INTO processes (id, seen) VALUES (?, {_NOW}) ON CONFLICT (id) DO UPDATE SET seen = excluded.seen"
@@ -29,6 +31,13 @@ class AgentRow:
     node: str
     epoch: int
     process: str
+    document: str
+
+
+class SumsRow(NamedTuple):
+    """What went through lanes in a second (Unix time), as one process has heard it of a tenant's agents."""
+
+    second: int
     document: str
 
 
@@ -50,6 +59,7 @@ class AgentStateTable:
 
     def begin(self, process: str, tenants: Collection[str]) -> None:
         """A process begins; those that ended long ago are forgotten."""
+        ended = f"process NOT IN (SELECT id FROM processes WHERE seen >= {_NOW} - {SUMS_KEPT * 1_000_000})"
         with self._database.writing() as execute:
             execute.later(f"DELETE FROM processes WHERE seen < {_NOW} - {_KEPT}")
             execute.later(_BEAT, (process,))
@@ -58,6 +68,7 @@ class AgentStateTable:
                 gone = "tenant = ? AND process NOT IN (SELECT id FROM processes)"
                 execute.later(f"DELETE FROM agent_state_heads WHERE {gone}", (tenant,))
                 execute.later(f"DELETE FROM agent_states WHERE cluster = '' AND {gone}", (tenant,))
+                execute.later(f"DELETE FROM lane_sums WHERE tenant = ? AND {ended}", (tenant,))
 
     def write(
         self,
@@ -65,10 +76,14 @@ class AgentStateTable:
         batch: int,
         rows: Mapping[str, Sequence[AgentRow]],
         forgotten: Mapping[str, Sequence[tuple[str, str]]],
+        sums: Mapping[str, Sequence[SumsRow]],
     ) -> None:
-        """Say that the process is there, write its rows of some tenants, and remove agents (cluster and node)."""
+        """Say that the process is there, write its rows and sums of some tenants, and remove agents (cluster and node).
+
+        Sums of a second that were written before stay as they are.
+        """
         with self._database.writing() as execute:
-            for tenant in sorted({*rows, *forgotten}):
+            for tenant in sorted({*rows, *forgotten, *sums}):
                 execute.about(tenant)
                 for cluster, node in sorted(forgotten.get(tenant, ())):
                     values = (tenant, cluster, node)
@@ -85,6 +100,16 @@ class AgentStateTable:
                     "WHERE agent_states.epoch <= excluded.epoch",
                     (tenant, process, batch, json.dumps(records, separators=(",", ":"), ensure_ascii=False)),
                 )
+                for each in sums.get(tenant, ()):
+                    execute.later(
+                        "INSERT INTO lane_sums (tenant, process, second, document) VALUES (?, ?, ?, ?) "
+                        "ON CONFLICT (tenant, process, second) DO NOTHING",
+                        (tenant, process, each.second, each.document),
+                    )
+                    execute.later(
+                        "DELETE FROM lane_sums WHERE tenant = ? AND process = ? AND second < ?",
+                        (tenant, process, each.second - SUMS_KEPT),
+                    )
                 execute.later(
                     "INSERT INTO agent_state_heads (tenant, process, batch) VALUES (?, ?, ?) "
                     "ON CONFLICT (tenant, process) DO UPDATE SET batch = excluded.batch",
@@ -109,6 +134,16 @@ class AgentStateTable:
                 (tenant, process, after),
             )
         return [AgentRow(*row) for row in rows]
+
+    def read_sums(self, tenant: str, process: str, after: int) -> list[SumsRow]:
+        """What a process has heard of a tenant in later seconds than ``after``, in order."""
+        with self._database.reading(tenant) as execute:
+            rows = execute(
+                "SELECT second, document FROM lane_sums WHERE tenant = ? AND process = ? AND second > ? "
+                "ORDER BY second",
+                (tenant, process, after),
+            )
+        return [SumsRow(*row) for row in rows]
 
     def read_all(self, tenant: str) -> list[AgentRow]:
         """What all have written, also those that are forgotten."""

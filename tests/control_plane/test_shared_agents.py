@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fleet_bench import POLICY, Agent, Bench, running_bench
 
+from control_plane.alerts.sight import TenantSight
+from control_plane.domain.alert_rules import AlertKind, AlertRule
 from control_plane.domain.checked_policy import CheckedPolicy
 from control_plane.domain.commands import DraftPolicy, PublishPolicy, RevokeAgent
 from control_plane.domain.rollout import RolloutPlan, RolloutState, Stage
@@ -34,7 +37,9 @@ class Process:
         bench = self.bench
         table = bench.store.agent_states
         assert table is not None
-        self.shared = SharedAgents(table, bench.fleet, bench.handler, bench._posted.put, lambda: self.clock[0])
+        self.shared = SharedAgents(
+            table, bench.fleet, bench.handler, bench._posted.put, lambda: bench.clock[0], lambda: self.clock[0]
+        )
         self.shared.load(bench.plane.names())
         bench.pump()
         self.driver = RolloutDriver(bench.plane, bench.fleet, PrometheusGates(""), lambda: bench.clock[0])
@@ -237,6 +242,107 @@ def test_one_process_decides_by_what_agents_of_all_say(process: Callable[[], Pro
     tell(one, two)
     one.driver.look()
     assert rollout_state(one) is RolloutState.DONE
+
+
+def says(process: Process, agent: Agent, packets: int, waited: int = 0) -> None:
+    """What went through a lane of the agent; and the second is over."""
+    lane = LaneSum(policy="web", lane="web", direction="egress", packets=packets, overlimits=waited, workloads=1)
+    agent.say(report=Report(interval_ms=1000, lanes=[lane]))
+    process.bench.clock[0] += 1
+
+
+def packets_seen(process: Process, cluster: str = "", seconds: int = 10) -> list[int]:
+    """Of each second in which there were any."""
+    agents = process.bench.fleet.agents("default")
+    figures = agents.clusters[cluster] if cluster else agents.figures
+    return [
+        sum(column)
+        for column in zip(
+            *(each.values["packets"] for each in figures.window(figures.settled(int(process.bench.clock[0])), seconds)),
+            strict=True,
+        )
+        if sum(column)
+    ]
+
+
+def test_figures_are_sums_over_all_processes(process: Callable[[], Process]) -> None:
+    one, two = process(), process()
+    first, second = comes(one, "n1"), comes(two, "n2")
+    one.bench.publish()
+    one.settle(first)
+    two.settle(second)
+    says(one, first, 1000)
+    says(two, second, 10, waited=10)
+    assert packets_seen(one) == [1000]
+    tell(one, two)
+    for each in (one, two):
+        each.bench.clock[0] += 2
+        assert packets_seen(each) == packets_seen(each, "east") == [1010]
+        tell(one, two)
+        assert packets_seen(each) == [1010], "each second counts once"
+    key = ("web", "web", "egress")
+    until = int(one.bench.clock[0])
+    figures = [each.bench.fleet.agents("default").figures for each in (one, two)]
+    # Prometheus asks each process, and adds up itself.
+    assert [each.counters(until)[key][1] for each in figures] == [1000, 10]
+    rule = AlertRule(AlertKind.THROTTLED, 0.1, {"cluster": "east"}, over=10)
+    for each in (one, two):
+        with each.bench.plane.reading("default") as tenant:
+            [reading] = TenantSight(tenant, each.bench.fleet.agents("default"), until, 0.0).readings(rule)
+        assert reading.value == pytest.approx(10 / 1010), "whoever looks after alerts sees the packets of all"
+
+
+def test_who_starts_later_has_the_last_minute_and_who_has_ended_adds_nothing(process: Callable[[], Process]) -> None:
+    one, two = process(), process()
+    first, second = comes(one, "n1"), comes(two, "n2")
+    one.bench.publish()
+    one.settle(first)
+    two.settle(second)
+    for _ in range(3):
+        says(one, first, 100)
+        says(two, second, 1)
+    tell(one, two)
+    three = process()
+    three.bench.clock[0] = one.bench.clock[0]
+    three.look()
+    for each in (one, two, three):
+        each.bench.clock[0] += 2
+        assert packets_seen(each) == [101, 101, 101]
+    for _ in range(5):
+        says(one, first, 100)
+        one.shared.tell()
+        for other in (two, three):
+            other.bench.clock[0] += 1
+            other.look()
+    assert packets_seen(two, seconds=3) == packets_seen(three, seconds=3) == [100, 100, 100], "the second one is silent"
+
+
+def test_sums_of_a_batch_of_which_nobody_knows_whether_it_was_written_count_once(
+    process: Callable[[], Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = process(), process()
+    first, second = comes(one, "n1"), comes(two, "n2")
+    one.bench.publish()
+    one.settle(first)
+    two.settle(second)
+    says(one, first, 1000)
+    table = one.bench.store.agent_states
+    assert table is not None
+    write = table.write
+
+    def written_but_broken(*values: Any) -> None:
+        write(*values)
+        raise StoreError("the connection broke")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(table, "write", written_but_broken)
+        with pytest.raises(StoreError):
+            one.shared.tell()
+    two.bench.clock[0] = one.bench.clock[0]
+    two.look()
+    tell(one, two)
+    two.bench.clock[0] += 2
+    assert packets_seen(two) == [1000]
 
 
 def rollout_state(process: Process) -> RolloutState:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 from waiting import until
@@ -62,6 +64,14 @@ class Plane:
     def rollout(self) -> Any:
         return self.ask("GET", "/policies/web/rollout")
 
+    def here(self) -> int:
+        """Agents that are connected to it."""
+        asked = Request(f"http://127.0.0.1:{self.port}/metrics", headers={"Authorization": f"Bearer {self.token}"})
+        with urlopen(asked, timeout=30) as answer:
+            found = re.search(r"^podlane_control_plane_agent_connections (\d+)", answer.read().decode(), re.M)
+        assert found
+        return int(found[1])
+
     def said(self, text: str) -> bool:
         return text in self._log.read_text()
 
@@ -110,6 +120,27 @@ def planes(tmp_path: Path, postgresql_database: Callable[[], str]) -> Iterator[l
 
 def connected(plane: Plane) -> int:
     return sum(state != "away" for state in plane.states().values())
+
+
+def workloads(plane: Plane) -> int:
+    """That have a lane of the policy, over all agents, as the last seconds have it: each agent says 20."""
+    lanes = plane.ask("GET", "/figures?seconds=5&policy=web")["lanes"]
+    return sum(each["workloads"] for each in lanes if each["lane"] == "web")
+
+
+def test_figures_are_those_of_all_processes_that_there_are(tmp_path: Path, planes: list[Plane]) -> None:
+    one, two = planes
+    one.ask("PUT", "/clusters/east", {})
+    one.ask("PUT", "/policies/web/draft", {"document": POLICY})
+    one.ask("POST", "/policies/web/publish", {})
+    with simulated(tmp_path, planes):
+        until("agents are known to both", lambda: connected(one) == connected(two) == AGENTS, patience=60)
+        for each in planes:
+            until("it sees them all", lambda each=each: workloads(each) > 19 * AGENTS, patience=60)
+            assert 0 < each.here() < AGENTS, "and not all are its own"
+        two.end(signal.SIGKILL)
+        until("its agents have moved", lambda: one.here() == AGENTS, patience=90)
+        until("they are there once", lambda: 19 * AGENTS < workloads(one) < 21 * AGENTS, patience=60)
 
 
 def test_a_rollout_goes_through_over_both_and_when_one_is_killed(tmp_path: Path, planes: list[Plane]) -> None:

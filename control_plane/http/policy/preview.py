@@ -70,8 +70,8 @@ class RivalDocument(BaseModel):
 
 
 class PreviewDocument(BaseModel):
-    """``workloads`` have the policy as it is in force now, as far as agents are connected to this process; with another
-    selector others will. ``seconds``: so many were looked at, of those in which agents have said something of it."""
+    """``workloads`` have the policy as it is in force now; with another selector others will. ``seconds``: so many were
+    looked at, of those in which agents have said something of it."""
 
     policy: str
     revision: int
@@ -97,7 +97,8 @@ def preview_policy(
         others = {
             name: dict(each.in_force.selector) for name, each in state.policies.items() if each.in_force is not None
         }
-    past, workloads, seconds = _past(fleet.agents(tenant).figures, plane.now, policy)
+    figures = fleet.agents(tenant).figures
+    past, workloads, seconds = _past(figures, figures.settled(plane.now), policy)
     return PreviewDocument(
         policy=policy,
         revision=revision,

@@ -741,7 +741,7 @@ export interface paths {
         };
         /**
          * Get Figures
-         * @description Sums over the agents that are connected to this process, of the last seconds.
+         * @description Sums over all agents, of the last seconds: where several processes serve them, until two seconds ago.
          */
         get: operations["get_figures_v1_tenants__tenant__figures_get"];
         put?: never;
@@ -2624,8 +2624,8 @@ export interface components {
         };
         /**
          * PreviewDocument
-         * @description ``workloads`` have the policy as it is in force now, as far as agents are connected to this process; with another
-         *     selector others will. ``seconds``: so many were looked at, of those in which agents have said something of it.
+         * @description ``workloads`` have the policy as it is in force now; with another selector others will. ``seconds``: so many were
+         *     looked at, of those in which agents have said something of it.
          */
         PreviewDocument: {
             /** Lanes */
