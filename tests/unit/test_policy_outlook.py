@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,6 +67,12 @@ def test_pods_that_would_be_refused_are_named_with_the_reason_once() -> None:
     assert said.endswith("or raise podlane.io/egress-bandwidth to 30M.")
     (one,) = told(policy(classes=[MAIL]), pods[0])
     assert one.startswith("Pod web-0 would be refused it and keeps what it has: ")
+
+
+def test_pods_with_a_sidecar_are_meant_as_well() -> None:
+    small = replace(pod("small", egress_bandwidth="20M"), has_sidecar=True)
+    (said,) = told(policy(classes=[MAIL]), small, above=OutlookNamespace({"podlane.io/inject": "enabled"}, {}))
+    assert said.startswith("Pod small would be refused it and keeps what it has: ")
 
 
 def test_what_was_so_before_is_not_told_again() -> None:

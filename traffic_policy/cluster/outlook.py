@@ -1,7 +1,7 @@
 """What a changed policy would do to the Pods that it is for: which of them would be refused, or get less. Pure.
 
-Compared is what the agents of the Pods make of the policies as they are, and as they would be. Pods to which the change
-does nothing new are not told.
+Compared is what the agents and sidecars of the Pods make of the policies as they are, and as they would be. Pods to
+which the change does nothing new are not told.
 """
 
 from __future__ import annotations
@@ -13,8 +13,17 @@ from typing import Final
 from traffic_policy.cluster.objects import ClusterPolicies, PodLabels, PolicyObject, PolicyVerdict
 from traffic_policy.errors import shortened
 from traffic_policy.pod.agent import effective_for_agent
-from traffic_policy.pod.annotations import ENFORCE_LABEL, KUBERNETES_EGRESS, KUBERNETES_INGRESS, POLICY, PREFIX, STATUS
+from traffic_policy.pod.annotations import (
+    EFFECTIVE,
+    ENFORCE_LABEL,
+    KUBERNETES_EGRESS,
+    KUBERNETES_INGRESS,
+    OURS,
+    POLICY,
+    PREFIX,
+)
 from traffic_policy.pod.effective import AnnotationsError, has_limits, shared_policy_name
+from traffic_policy.pod.governed import Governance, governed
 from traffic_policy.pod.mode import Mode, namespace_mode, pod_mode
 from traffic_policy.pod.namespace import NamespaceRules
 
@@ -78,7 +87,7 @@ class _Fate:
 def limits_of(annotations: Mapping[str, str]) -> dict[str, str]:
     """The annotations that matter."""
     others = (KUBERNETES_EGRESS, KUBERNETES_INGRESS)
-    return {k: v for k, v in annotations.items() if (k.startswith(PREFIX) and k != STATUS) or k in others}
+    return {k: v for k, v in annotations.items() if (k.startswith(PREFIX) and k not in OURS) or k in others}
 
 
 def outlook(change: PolicyChange, known: ClusterKnowledge, longest: int) -> tuple[str, ...]:
@@ -121,7 +130,7 @@ class _Outlook:
 
     def _look_at(self, pod: OutlookPod) -> None:
         rules = self._rules_of(pod.namespace)
-        if rules is None or pod.has_sidecar or not self._held_by_agent(pod):
+        if rules is None or not (pod.has_sidecar or self._held_by_agent(pod)):
             return
         above = self._known.namespaces[pod.namespace]
         labels = PodLabels(pod.namespace, above.labels, pod.labels)
@@ -129,7 +138,7 @@ class _Outlook:
         if after.winner is not self._new and self._new not in after.capping:
             return
         before = self._before.verdict(labels)
-        kind = (pod.namespace, tuple(sorted(pod.annotations.items())), _ids(before), _ids(after))
+        kind = (pod.namespace, pod.has_sidecar, tuple(sorted(pod.annotations.items())), _ids(before), _ids(after))
         if kind not in self._fates:
             if len(self._fates) >= MOST_COMPARED:
                 self._whole = False
@@ -180,7 +189,11 @@ class _Outlook:
                 return None
             shared = self._known.shared[pod.namespace, name]
         try:
-            policy = effective_for_agent(annotations, rules, shared=shared, base=verdict.base, caps=verdict.caps)
+            if pod.has_sidecar:
+                said = {EFFECTIVE: Governance.from_verdict(verdict, rules).text()}
+                policy = governed(annotations | said, shared=shared)
+            else:
+                policy = effective_for_agent(annotations, rules, shared=shared, base=verdict.base, caps=verdict.caps)
         except AnnotationsError as error:
             return _Fate(str(error))
         return _Fate(notes=policy.warnings)
