@@ -1,12 +1,13 @@
 """Writes the status of policies, and Events about it, as long as this operator leads.
 
-All is computed again after a change, at most twice a second, and from time to time. A status is written when it differs
-from what the API server has: that is one request for each policy whose status changes, and none for the others.
+What has changed is computed again, at most twice a second, and from time to time. A status is written when it differs
+from what the API server has: that is one request for each policy whose status changes, and none for the others. A
+change that concerns more policies than are written at once does not keep a later one waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +16,8 @@ from typing import Any, Final
 import trio
 
 from cluster_operator.pods import ReportedPod, WatchedPod, needed_of_pod, reported_pods, watched_pod
-from cluster_operator.status import differs, status_of, tallies
+from cluster_operator.status import PolicyTally, differs, status_of
+from cluster_operator.tally_book import TallyBook
 from daemon.kubernetes.api import (
     ApiServer,
     all_namespaces,
@@ -31,11 +33,15 @@ from daemon.kubernetes.reflector import Objects, follow
 from daemon.log import Logger
 from traffic_policy.cluster.faults import faults
 from traffic_policy.cluster.kinds import API_VERSION, KINDS
-from traffic_policy.cluster.objects import ClusterPolicies, PolicyObject
+from traffic_policy.cluster.objects import PolicyObject
 
 _SPACING_S: Final = 0.5
 _LOOK_S: Final = 5.0
 """Seconds between two computations without a change: new Pods get older."""
+_MOST_WRITTEN: Final = 100
+"""Statuses that one computation has written at most; the next one goes on."""
+_WRITERS: Final = 4
+"""Requests under way at once."""
 _CLUSTER_EVENTS: Final = "default"
 """The namespace of Events on objects that have none."""
 _TOLD: Final = {("Accepted", "False"), ("Programmed", "True"), ("Conflicted", "True"), ("Clamped", "True")}
@@ -44,11 +50,20 @@ _TOLD: Final = {("Accepted", "False"), ("Programmed", "True"), ("Conflicted", "T
 log_some = Logger(spacing=10.0)
 
 
+@dataclass(frozen=True, slots=True)
+class PolicySeen:
+    """A policy, with the status and the resourceVersion that it has at the API server."""
+
+    policy: PolicyObject
+    status: Mapping[str, Any]
+    version: str
+
+
 @dataclass(slots=True)
 class ClusterView:
     """What the operator knows; None: it does not know yet."""
 
-    policies: dict[str, Objects] = field(default_factory=dict)
+    policies: dict[str, tuple[PolicySeen, ...]] = field(default_factory=dict)
     pods: tuple[WatchedPod, ...] | None = None
     namespaces: Mapping[str, Mapping[str, str]] | None = None
     reports: Mapping[str, ReportedPod] | None = None
@@ -60,73 +75,135 @@ class ClusterView:
         return len(self.policies) == len(KINDS) and all(each is not None for each in known)
 
 
+@dataclass(slots=True)
+class _Kept:
+    """What is remembered of a policy."""
+
+    problem: str
+    generation: int
+    settled: tuple[PolicySeen, PolicyTally] | None = None
+    """For these it was found that there is nothing to write."""
+    wrote: tuple[str, Mapping[str, Any]] | None = None
+    """The resourceVersion that was known when a status was written, and that status: until the watch brings another, it
+    is what the API server has."""
+    wrote_at: float = 0.0
+    """When one was written last, or tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A status to write."""
+
+    seen: PolicySeen
+    kept: _Kept
+    before: Mapping[str, Any]
+    status: Mapping[str, Any]
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """What was said of another generation comes first, then what was written longest ago."""
+        return self.before.get("observedGeneration") == self.seen.policy.generation, self.kept.wrote_at
+
+
 class StatusWriter:
     """Follows a cluster."""
 
     def __init__(self, api: ApiServer, events: EventWriter) -> None:
         self._api = api
         self._events = events
-        self._problems: dict[tuple[str, int], str] = {}
+        self._book = TallyBook()
+        self._kept: dict[str, _Kept] = {}
 
     async def run(self) -> None:
         """Until cancelled."""
         view, changed = ClusterView(), _Stirred()
         async with trio.open_nursery() as nursery:
             for kind in KINDS:
-                nursery.start_soon(self._follow, policies_of_cluster(kind), partial(_saw_policies, view, kind), changed)
-            nursery.start_soon(self._follow, all_pods(), partial(_saw_pods, view), changed, needed_of_pod)
+                saw, needed = partial(_saw_policies, view, kind), partial(_needed_of_policy, kind)
+                nursery.start_soon(self._follow, policies_of_cluster(kind), saw, changed, needed)
+            nursery.start_soon(self._follow, all_pods(), partial(_saw_pods, view), changed, _needed_of_pod)
             nursery.start_soon(self._follow, all_namespaces(), partial(_saw_namespaces, view), changed, _needed_labels)
-            nursery.start_soon(self._follow, traffic_reports(), partial(_saw_reports, view), changed)
+            nursery.start_soon(self._follow, traffic_reports(), partial(_saw_reports, view), changed, _needed_of_report)
             while True:
                 with trio.move_on_after(_LOOK_S):
                     await changed.wait()
-                if view.whole:
-                    await self._write(view)
+                if view.whole and not await self._write(view):
+                    changed.stir()
                 await trio.sleep(_SPACING_S)
 
-    async def _follow(self, collection: Any, saw: Any, changed: _Stirred, needed: Any = lambda whole: whole) -> None:
+    async def _follow(self, collection: Any, saw: Any, changed: _Stirred, needed: Any) -> None:
+        latest: Objects = {}
+
         def seen(objects: Objects) -> None:
-            saw(objects)
-            changed.stir()
+            nonlocal latest
+            latest = objects
+            changed.stir(collection, lambda: saw(latest))
 
         await follow(self._api, collection, seen, needed, defined=False)
 
-    async def _write(self, view: ClusterView) -> None:
+    async def _write(self, view: ClusterView) -> bool:
+        """Whether nothing is left to write."""
+        wanted = sorted(self._wanted(view), key=lambda each: each.order)
+        turns = iter(wanted[:_MOST_WRITTEN])
+
+        async def work() -> None:
+            for each in turns:
+                await self._write_one(each)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(_WRITERS, len(wanted))):
+                nursery.start_soon(work)
+        return len(wanted) <= _MOST_WRITTEN
+
+    def _wanted(self, view: ClusterView) -> list[_Wanted]:
+        """All statuses that differ from what the API server has."""
         assert view.pods is not None
         assert view.namespaces is not None
         assert view.reports is not None
         now = datetime.now(UTC)
-        found = [
-            (PolicyObject.from_object(kind, each), each.get("status") or {})
-            for kind in KINDS
-            for each in view.policies[kind].values()
-        ]
-        policies = ClusterPolicies(policy for policy, _ in found)
-        counted = tallies(policies, view.pods, view.namespaces, view.reports, now)
-        self._problems = {key: self._problem(policy) for policy, _ in found if (key := (policy.uid, policy.generation))}
-        for policy, before in found:
-            problem = self._problems[policy.uid, policy.generation]
-            status = status_of(policy, counted[policy.uid], problem, before, now)
+        seen = [each for kind in KINDS for each in view.policies[kind]]
+        counted = self._book.tallies((each.policy for each in seen), view.pods, view.namespaces, view.reports, now)
+        self._kept = {each.policy.uid: self._known(each) for each in seen}
+        wanted = []
+        for each in seen:
+            policy = each.policy
+            kept, tally = self._kept[policy.uid], counted[policy.uid]
+            if kept.settled is not None and kept.settled[0] is each and kept.settled[1] is tally:
+                continue
+            before = kept.wrote[1] if kept.wrote is not None else each.status
+            status = status_of(policy, tally, kept.problem, before, now)
             if differs(status, before):
-                await self._write_one(policy, before, status)
+                wanted.append(_Wanted(each, kept, before, status))
+            else:
+                kept.settled = each, tally
+        return wanted
 
-    def _problem(self, policy: PolicyObject) -> str:
-        known = self._problems.get((policy.uid, policy.generation))
-        return " ".join(map(str, faults(policy))) if known is None else known
+    def _known(self, seen: PolicySeen) -> _Kept:
+        policy = seen.policy
+        kept = self._kept.get(policy.uid)
+        if kept is None or kept.generation != policy.generation:
+            wrote_at = 0.0 if kept is None else kept.wrote_at
+            return _Kept(" ".join(map(str, faults(policy))), policy.generation, wrote_at=wrote_at)
+        if kept.wrote is not None and kept.wrote[0] != seen.version:
+            kept.wrote = None
+        return kept
 
-    async def _write_one(self, policy: PolicyObject, before: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+    async def _write_one(self, wanted: _Wanted) -> None:
+        policy = wanted.seen.policy
         about = {"name": policy.name, **({"namespace": policy.namespace} if policy.namespace else {})}
         # With its UID, so that a policy that was deleted meanwhile is not made again.
         document = {"apiVersion": API_VERSION, "kind": policy.kind, "metadata": {**about, "uid": policy.uid}}
         place = policy_status(policy.kind, policy.namespace, policy.name)
+        wanted.kept.wrote_at = trio.current_time()  # also when it fails: the others have their turn
         try:
-            await self._api.apply(place, {**document, "status": status}, force=True)
+            made = await self._api.apply(place, {**document, "status": wanted.status}, force=True)
         except NotFoundError:
             return
         except ApiError as error:
             log_some.warning("the status of a policy cannot be written", policy=str(policy), error=str(error))
             return
-        for happening in happenings(policy, before, status):
+        wanted.kept.wrote = wanted.seen.version, made.get("status") or {}
+        for happening in happenings(policy, wanted.before, wanted.status):
             self._events.add(happening)
 
 
@@ -149,25 +226,39 @@ def happenings(policy: PolicyObject, before: Mapping[str, Any], status: Mapping[
 
 
 class _Stirred:
-    """Set by any of several, and waited for by one."""
+    """Set by any of several, and waited for by one, who then learns what each has seen last."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
+        self._learns: dict[object, Callable[[], None]] = {}
 
-    def stir(self) -> None:
+    def stir(self, who: object = None, learn: Callable[[], None] = lambda: None) -> None:
+        self._learns[who] = learn
         self._event.set()
 
     async def wait(self) -> None:
         await self._event.wait()
         self._event = trio.Event()
+        learns, self._learns = self._learns, {}
+        for learn in learns.values():
+            learn()
 
 
 def _saw_policies(view: ClusterView, kind: str, objects: Objects) -> None:
-    view.policies[kind] = dict(objects)
+    view.policies[kind] = tuple(each["seen"] for each in objects.values())
+
+
+def _needed_of_policy(kind: str, found: Mapping[str, Any]) -> dict[str, PolicySeen]:
+    version = str((found.get("metadata") or {}).get("resourceVersion", ""))
+    return {"seen": PolicySeen(PolicyObject.from_object(kind, found), found.get("status") or {}, version)}
 
 
 def _saw_pods(view: ClusterView, objects: Objects) -> None:
-    view.pods = tuple(found for each in objects.values() if (found := watched_pod(each)) is not None)
+    view.pods = tuple(each["pod"] for each in objects.values() if each["pod"] is not None)
+
+
+def _needed_of_pod(pod: Mapping[str, Any]) -> dict[str, WatchedPod | None]:
+    return {"pod": watched_pod(needed_of_pod(pod))}
 
 
 def _saw_namespaces(view: ClusterView, objects: Objects) -> None:
@@ -180,4 +271,8 @@ def _needed_labels(namespace: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _saw_reports(view: ClusterView, objects: Objects) -> None:
-    view.reports = {uid: pod for each in objects.values() for uid, pod in reported_pods(each).items()}
+    view.reports = {uid: pod for each in objects.values() for uid, pod in each["pods"].items()}
+
+
+def _needed_of_report(report: Mapping[str, Any]) -> dict[str, dict[str, ReportedPod]]:
+    return {"pods": reported_pods(report)}

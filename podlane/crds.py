@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command(epilog="\b\nExample:\n  podlane crds | kubectl apply --server-side -f -")
+@click.command(epilog="\b\nExample:\n  podlane crds | kubectl apply --server-side --force-conflicts -f -")
 def crds() -> None:
     """Print the definitions of TrafficPolicy and ClusterTrafficPolicy.
 

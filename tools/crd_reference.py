@@ -24,8 +24,10 @@ files, and says for which Pods it is; the criteria of a match are written as lis
 `kubectl explain tpol.spec.classes.match` prints the same descriptions.
 
 The chart has the definitions in `crds/`: Helm puts them in force when it installs the chart, and neither changes nor
-removes them later, so that `helm uninstall` takes no policy away. `podlane crds | kubectl apply --server-side -f -`
-brings them up to date, and `kubectl delete crd -l app.kubernetes.io/part-of=podlane` removes them with all policies.
+removes them later, so that `helm uninstall` takes no policy away.
+`podlane crds | kubectl apply --server-side --force-conflicts -f -` brings them up to date: policies and their status
+stay as they are. (What Helm has written belongs to Helm, hence the option.)
+`kubectl delete crd -l app.kubernetes.io/part-of=podlane` removes them with all policies.
 
 The API server checks each object by the rules below. There is one version, so nothing is converted. When the grammar
 changes so that old objects would mean something else, a second version is served beside it, the injector converts

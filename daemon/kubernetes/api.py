@@ -265,19 +265,18 @@ class ApiServer:
             if not token:
                 return
 
-    async def list(self, collection: ObjectCollection) -> tuple[list[dict[str, Any]], str]:
-        """All objects, and the resourceVersion at which they were so. Raises :class:`GoneError` where that took too
-        long: ask again."""
-        items: list[dict[str, Any]] = []
+    async def pages(self, collection: ObjectCollection) -> AsyncIterator[tuple[list[dict[str, Any]], str]]:
+        """All objects, some at a time, and each time the resourceVersion at which all of them were so. Raises
+        :class:`GoneError` where that took too long: ask again."""
         query = {"limit": str(_OBJECTS_PAGE)}
         while True:
             document = await self._ask("GET", collection.target(**query), collection, verb="list")
             found, about = document.get("items"), document.get("metadata")
             if not isinstance(found, list | None) or not isinstance(about, dict):
                 raise ApiError(f"What answers at {self._place} is no API server: it sends a list without items.")
-            items += (each for each in found or () if isinstance(each, dict))
+            yield [each for each in found or () if isinstance(each, dict)], str(about.get("resourceVersion", ""))
             if not about.get("continue"):
-                return items, str(about.get("resourceVersion", ""))
+                return
             query["continue"] = str(about["continue"])
 
     async def some(
@@ -406,6 +405,8 @@ class ApiServer:
                 f"The API server at {self._place} does not know who we are ({said}). "
                 f"Check the token or client certificate of {self.access.source}.", 401
             )  # fmt: skip
+        if answer.status == 403 and _terminating(answer):
+            return NotFoundError(f"There are no {what}: the namespace is being deleted.", 404)
         if answer.status == 403:
             needed = "verbs 'patch' and 'create'" if verb == "apply" else f"verb {verb!r}"
             return ApiError(
@@ -437,3 +438,13 @@ def _said(answer: HttpAnswer) -> str:
         return str(json.loads(answer.body)["message"])
     except (ValueError, KeyError, TypeError):
         return answer.body[:200].decode(errors="replace").strip() or "without a reason"
+
+
+def _terminating(answer: HttpAnswer) -> bool:
+    """Whether nothing can be made in a namespace since it is being deleted (k8s.io/apiserver, admission plugin
+    NamespaceLifecycle)."""
+    try:
+        causes = json.loads(answer.body)["details"]["causes"]
+        return any(each["reason"] == "NamespaceTerminating" for each in causes)
+    except (ValueError, KeyError, TypeError):
+        return False

@@ -7,7 +7,7 @@ k8s.io/client-go/tools/cache (reflector.go) is the model.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 import trio
@@ -51,7 +51,7 @@ async def follow(
     while True:
         try:
             if not mirror.version:
-                mirror.replace(*await api.list(collection))
+                await mirror.list(api.pages(collection))
             began = mirror.version
             async with api.watch(collection, mirror.version, _watch_seconds()) as watch:
                 while (change := await watch.next()) is not None:
@@ -64,7 +64,7 @@ async def follow(
             log.info("listed again", kind=str(collection), reason=str(error))
         except ApiError as error:
             if isinstance(error, NotFoundError) and not defined:
-                mirror.replace([], "")
+                mirror.replace({}, "")
                 await trio.sleep(_UNDEFINED_S)
                 continue
             if error.status not in (0, _BUSY):
@@ -87,9 +87,16 @@ class _Mirror:
         self._objects: dict[str, Mapping[str, Any]] = {}
         self._changed = changed
 
-    def replace(self, objects: list[dict[str, Any]], version: str) -> None:
-        self._objects = {_about(each, "uid"): self._needed(each) for each in objects}
-        self.version = version
+    async def list(self, pages: AsyncIterator[tuple[list[dict[str, Any]], str]]) -> None:
+        """Everything anew. Of each page is kept what is needed before the next one is read."""
+        found: dict[str, Mapping[str, Any]] = {}
+        version = ""
+        async for page, version in pages:  # noqa: B007 - the last one is used
+            found.update((_about(each, "uid"), self._needed(each)) for each in page)
+        self.replace(found, version)
+
+    def replace(self, objects: dict[str, Mapping[str, Any]], version: str) -> None:
+        self._objects, self.version = objects, version
         self._changed(self._objects)
 
     def take(self, kind: str, found: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ _CLASS_NAME: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 _HEADING: Final = """\
 # Made by `make crds` from the models of policies; a test compares. `podlane crds` prints the same.
 # Helm puts these in force when the chart is installed, and leaves them when it is upgraded or removed:
-# `podlane crds | kubectl apply --server-side -f -` brings them up to date (docs/reference/crds.md).
+# `podlane crds | kubectl apply --server-side --force-conflicts -f -` brings them up to date (docs/reference/crds.md).
 """
 
 
