@@ -11,20 +11,20 @@ from datapath.routing.flow import Address, Content, Destination, parse_address
 from traffic_policy.names import HostNameError, parse_host
 from traffic_policy.policy import Bound, TrafficPolicy, TransportProtocol
 
-ELSEWHERE: Final = "203.0.113.1"
+_ELSEWHERE: Final = "203.0.113.1"
 """Where a connection goes of which no address is said: in no network that policies name (TEST-NET-3, RFC 5737)."""
 
 
 @dataclass(frozen=True, slots=True)
 class TriedConnection:
-    """What is known of it; an empty text: it says no such thing. ``source``: the client's address."""
+    """What is known of it; an empty text: it says no such thing, or is not known. ``source``: the client's address."""
 
     port: int
     protocol: TransportProtocol = TransportProtocol.TCP
     sni: str = ""
     host: str = ""
     alpn: tuple[str, ...] = ()
-    address: str = ELSEWHERE
+    address: str = ""
     source: str = ""
     direction: Bound = Bound.OUTBOUND
 
@@ -40,7 +40,7 @@ class TriedResult:
 def try_connection(policy: TrafficPolicy, tried: TriedConnection) -> TriedResult:
     """Raises :class:`InvalidError` for names and addresses that are none."""
     destination = Destination(
-        _address(tried.address, "address"), tried.port, tried.protocol, bound=tried.direction
+        _address(tried.address or _ELSEWHERE, "address"), tried.port, tried.protocol, bound=tried.direction
     )  # fmt: skip
     source = _address(tried.source, "source") if tried.source else None
     content = Content(_name(tried.sni, "sni"), _name(tried.host, "host"), tried.alpn)

@@ -28,7 +28,7 @@ def agents(stage: Stage) -> None:
 
 def editor(page: Page, stage: Stage, name: str) -> None:
     page.goto(f"{stage.url}/t/default/policies/{name}")
-    expect(page.get_by_label("Guaranteed of api")).to_be_visible()
+    expect(page.get_by_label("Guaranteed of api", exact=True)).to_be_visible()
 
 
 def limit(stage: Stage, name: str) -> set[Any]:
@@ -42,7 +42,7 @@ def test_a_limit_is_changed_and_rolled_out_to_the_agents(stage: Stage, new_page:
     until("the first revision", lambda: limit(stage, "rolled") == {"20Mbit"})
     page = new_page()
     editor(page, stage, "rolled")
-    page.get_by_label("Guaranteed of api").fill("30Mbit")
+    page.get_by_label("Guaranteed of api", exact=True).fill("30Mbit")
     expect(page.get_by_text("Draft · 1 change on r1")).to_be_visible()
     page.get_by_role("button", name="Review and roll out").click()
     page.get_by_label("Watch each stage for").fill("0")
@@ -59,13 +59,13 @@ def test_a_bad_draft_cannot_be_rolled_out_and_its_remedy_is_a_button(stage: Stag
     stage.api.publish("bad", POLICY)
     page = new_page()
     editor(page, stage, "bad")
-    page.get_by_label("Ceiling of api").fill("10Mbit")
+    page.get_by_label("Ceiling of api", exact=True).fill("10Mbit")
     alert = page.get_by_role("alert").filter(has_text="api cannot be held to 10 Mbit/s while 20 Mbit/s is guaranteed")
     expect(alert).to_be_visible()
     expect(page.get_by_text("1 problem to fix first")).to_be_visible()
     expect(page.get_by_role("button", name="Review and roll out")).to_be_disabled()
     page.get_by_role("button", name="Raise the ceil to 20Mbit").click()
-    expect(page.get_by_label("Ceiling of api")).to_have_value("20Mbit")
+    expect(page.get_by_label("Ceiling of api", exact=True)).to_have_value("20Mbit")
     expect(page.get_by_role("button", name="Review and roll out")).to_be_enabled()
     page.get_by_role("button", name="Undo").click()
     page.get_by_role("button", name="Undo").click()
@@ -89,7 +89,7 @@ def test_lanes_are_moved_by_keyboard_and_are_the_same_as_yaml(stage: Stage, new_
     assert written.index("name: web") < written.index("name: api")
     text.fill(written.replace("15Mbit", "17Mbit"))
     page.get_by_role("link", name="Lanes").click()
-    expect(page.get_by_label("Guaranteed of web")).to_have_value("17Mbit")
+    expect(page.get_by_label("Guaranteed of web", exact=True)).to_have_value("17Mbit")
     page.get_by_role("button", name="Save draft").click()
     expect(page.get_by_text("saved", exact=True)).to_be_visible()
     draft = stage.api.ask("GET", "/v1/tenants/default/policies/moved")["draft"]["document"]["classes"]
@@ -101,8 +101,8 @@ def test_two_who_edit_one_draft_lose_nothing(stage: Stage, new_page: NewPage) ->
     one, other = new_page(), new_page(stage.api.token("editor"))
     for page in (one, other):
         editor(page, stage, "both")
-    one.get_by_label("Guaranteed of api").fill("31Mbit")
-    other.get_by_label("Guaranteed of api").fill("32Mbit")
+    one.get_by_label("Guaranteed of api", exact=True).fill("31Mbit")
+    other.get_by_label("Guaranteed of api", exact=True).fill("32Mbit")
     one.get_by_role("button", name="Save draft").click()
     expect(one.get_by_text("saved", exact=True)).to_be_visible()
     other.get_by_role("button", name="Save draft").click()
@@ -112,9 +112,9 @@ def test_two_who_edit_one_draft_lose_nothing(stage: Stage, new_page: NewPage) ->
     place = "/v1/tenants/default/policies/both"
     assert stage.api.ask("GET", place)["draft"]["document"]["classes"][0]["rate"] == "31Mbit"
     other.get_by_role("button", name="Take theirs").click()
-    expect(other.get_by_label("Guaranteed of api")).to_have_value("31Mbit")
+    expect(other.get_by_label("Guaranteed of api", exact=True)).to_have_value("31Mbit")
     other.get_by_role("button", name="Undo").click()
-    expect(other.get_by_label("Guaranteed of api")).to_have_value("32Mbit")
+    expect(other.get_by_label("Guaranteed of api", exact=True)).to_have_value("32Mbit")
     other.get_by_role("button", name="Save draft").click()
     until("the other's", lambda: stage.api.ask("GET", place)["draft"]["document"]["classes"][0]["rate"] == "32Mbit")
 
@@ -124,7 +124,7 @@ def test_a_viewer_sees_all_and_changes_nothing(stage: Stage, new_page: NewPage) 
     page = new_page(stage.api.token("viewer"))
     editor(page, stage, "seen")
     expect(page.get_by_text("Your role here is Viewer. This needs Lane editor")).to_be_visible()
-    expect(page.get_by_label("Guaranteed of api")).not_to_be_editable()
+    expect(page.get_by_label("Guaranteed of api", exact=True)).not_to_be_editable()
     assert page.get_by_role("button", name="Save draft").count() == 0
     # Nor by what its page could send.
     status = page.evaluate("""async () => {
@@ -197,3 +197,46 @@ def test_the_palette_finds_policies_and_agents(stage: Stage, new_page: NewPage) 
     page.keyboard.press("g")
     page.keyboard.press("f")
     page.wait_for_url("**/fleet")
+
+
+def test_a_connection_is_tried_and_its_lane_and_match_are_shown(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("tried", POLICY)
+    page = new_page(stage.api.token("viewer"))
+    editor(page, stage, "tried")
+    trial = page.get_by_role("region", name="Try a connection")
+    trial.get_by_label("TLS name").fill("api.example.com")
+    expect(trial.get_by_role("status")).to_contain_text("api")
+    expect(trial.get_by_role("status")).to_contain_text("lane 1, match 1")
+    expect(page.locator(".lane.decided .chip.decided")).to_contain_text("api.example.com")
+    trial.get_by_label("TLS name").fill("elsewhere.example.com")
+    expect(trial.get_by_role("status")).to_contain_text("lane 2, match 1")
+    trial.get_by_label("To address").fill("nowhere")
+    expect(trial.get_by_role("status")).to_contain_text("'nowhere' is no IP address")
+
+
+def test_limits_are_drawn_by_mouse_and_by_arrow_keys(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("drawn", POLICY)
+    page = new_page()
+    editor(page, stage, "drawn")
+    handle = page.get_by_role("slider", name="Draw guaranteed of api")
+    handle.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_label("Guaranteed of api", exact=True)).to_have_value("22Mbit")
+    expect(handle).to_have_attribute("aria-valuetext", "22 Mbit/s")
+    ceiling = page.get_by_role("slider", name="Draw ceiling of api")
+    box, track = ceiling.bounding_box(), page.locator(".track.drawn").first.bounding_box()
+    assert box is not None
+    assert track is not None
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for share in (0.5, 0.4, 0.3):
+        page.mouse.move(track["x"] + share * track["width"], box["y"], steps=3)
+    page.mouse.up()
+    expect(page.get_by_label("Ceiling of api", exact=True)).to_have_value("30Mbit")
+    page.get_by_role("link", name="YAML").click()
+    text = page.get_by_role("textbox", name="YAML")
+    assert "rate: 22Mbit" in text.input_value()
+    text.fill(text.input_value().replace("22Mbit", "25Mbit"))
+    page.get_by_role("link", name="Lanes").click()
+    expect(handle).to_have_attribute("aria-valuetext", "25 Mbit/s")

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from control_plane.domain.checked_policy import CheckedPolicy
-from control_plane.domain.connection_trial import ELSEWHERE, TriedConnection, TriedResult, try_connection
+from control_plane.domain.connection_trial import TriedConnection, TriedResult, try_connection
 from control_plane.http.context import TheCaller
 from control_plane.http.documents import Asked
 from control_plane.http.problems import responses
@@ -22,14 +22,14 @@ _Text = Annotated[str, Field(max_length=300)]
 
 
 class ConnectionWish(Asked):
-    """What is known of a connection. ``address`` left out: one in no network that policies name."""
+    """What is known of a connection. Without an ``address`` it goes to none of a network that policies name."""
 
     port: int = Field(ge=0, le=65535)
     protocol: TransportProtocol = TransportProtocol.TCP
     sni: _Text = ""
     host: _Text = ""
     alpn: list[_Text] = Field([], max_length=16)
-    address: _Text = ELSEWHERE
+    address: _Text = ""
     source: _Text = ""
     direction: Bound = Bound.OUTBOUND
 

@@ -1614,12 +1614,12 @@ export interface components {
         };
         /**
          * ConnectionWish
-         * @description What is known of a connection. ``address`` left out: one in no network that policies name.
+         * @description What is known of a connection. Without an ``address`` it goes to none of a network that policies name.
          */
         ConnectionWish: {
             /**
              * Address
-             * @default 203.0.113.1
+             * @default
              */
             address: string;
             /**

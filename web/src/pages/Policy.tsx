@@ -17,6 +17,7 @@ import { Lanes } from './policy/Lanes';
 import { busiest, changesSince, labelsOf, labelWords, type PolicyDoc, placed, same } from './policy/model';
 import { RemoveDialog } from './policy/RemoveDialog';
 import { RollOutDialog } from './policy/RollOutDialog';
+import { type Decided, TryConnection } from './policy/TryConnection';
 import { useEditor, type Written } from './policy/useEditor';
 import { YamlEditor } from './policy/YamlEditor';
 
@@ -64,6 +65,7 @@ function Editor({ found }: { found: Found }) {
   const [conflict, setConflict] = useState<Found | undefined>();
   const [rollingOut, setRollingOut] = useState(false);
   const [removing, setRemoving] = useState(false);
+  const [decided, setDecided] = useState<Decided | undefined>();
   const readOnly = !may('editor');
   const inForce = writtenOf(found.in_force);
 
@@ -281,7 +283,8 @@ function Editor({ found }: { found: Found }) {
                 problems={problems}
                 busy={busy}
                 readOnly={readOnly}
-                change={(doc) => write({ ...now, doc })}
+                decided={decided}
+                change={(doc, joined) => write({ ...now, doc }, joined)}
               />
             )}
           </div>
@@ -306,6 +309,7 @@ function Editor({ found }: { found: Found }) {
                 change={(nodes) => write({ ...now, nodes })}
               />
             </section>
+            <TryConnection doc={now.doc} show={setDecided} />
             <DryRun name={name} written={now} />
             <section className="panel" aria-label={e.changes}>
               <div className="panel-head">

@@ -22,8 +22,8 @@ import { useTexts } from '../../text/language';
 import { Bars, laneColor } from './Bars';
 import { MatchDialog } from './MatchDialog';
 import {
-  bar,
   defaultRate,
+  drawn,
   type Lane,
   lanesOf,
   type Match,
@@ -31,13 +31,14 @@ import {
   type Placed,
   type PolicyDoc,
   parseRate,
-  remediesOf,
   same,
   withLane,
   withMoved,
   withoutLane,
+  withValue,
   wordsOf,
 } from './model';
+import { Track } from './Track';
 
 export interface LanesProps {
   doc: PolicyDoc;
@@ -46,7 +47,9 @@ export interface LanesProps {
   /** The busiest twentieth of the last time, of a Pod, bit/s, by lane. */
   busy: Map<string, number>;
   readOnly: boolean;
-  change: (doc: PolicyDoc) => void;
+  /** The match that took the connection that was tried. */
+  decided: { lane: number | null; match: number | null } | undefined;
+  change: (doc: PolicyDoc, joined?: boolean) => void;
 }
 
 export function Lanes(props: LanesProps) {
@@ -140,7 +143,7 @@ export function Lanes(props: LanesProps) {
           ))}
         </SortableContext>
       </DndContext>
-      <div className="lane">
+      <div className={`lane ${props.decided?.lane === null ? 'decided' : ''}`}>
         <span />
         <div>
           <div className="lane-name">
@@ -155,6 +158,7 @@ export function Lanes(props: LanesProps) {
           total={total}
           busy={props.busy.get('default')}
           wrong={false}
+          draw={undefined}
         />
         <div className="sub num">
           {rate(defaultRate(doc))} – {doc.default?.ceil ? String(doc.default.ceil) : rate(total)}
@@ -200,7 +204,7 @@ function LaneRow(props: RowProps) {
   return (
     <div
       ref={setNodeRef}
-      className={`lane ${problems.length ? 'wrong' : ''} ${isDragging ? 'dragged' : ''}`}
+      className={`lane ${problems.length ? 'wrong' : ''} ${isDragging ? 'dragged' : ''} ${props.decided?.lane === at ? 'decided' : ''}`}
       style={{ transform: transform ? `translateY(${transform.y}px)` : undefined, transition }}
     >
       {readOnly ? (
@@ -237,7 +241,16 @@ function LaneRow(props: RowProps) {
           )}
         </div>
       </div>
-      <Track lane={lane} at={at} total={total} busy={busy.get(name)} wrong={problems.length > 0} />
+      <Track
+        lane={lane}
+        at={at}
+        total={total}
+        busy={busy.get(name)}
+        wrong={problems.length > 0}
+        draw={
+          readOnly ? undefined : (key, bits, joined) => change(withLane(doc, at, drawn(lane, key, bits, total)), joined)
+        }
+      />
       <div className="limits">
         <Limit
           id={`${id}rate`}
@@ -279,6 +292,7 @@ function LaneRow(props: RowProps) {
             key={index}
             match={match}
             fresh={!oldMatches.includes(JSON.stringify(match))}
+            decided={props.decided?.lane === at && props.decided.match === index}
             edit={readOnly ? undefined : () => setEditing(index)}
           />
         ))}
@@ -366,47 +380,14 @@ function Limit({ id, label, of, look, value, readOnly, set, hint }: LimitProps) 
   );
 }
 
-function Track({
-  lane,
-  at,
-  total,
-  busy,
-  wrong,
-}: {
-  lane: Lane;
-  at: number;
-  total: number;
-  busy: number | undefined;
-  wrong: boolean;
-}) {
-  const t = useTexts();
-  const { rate: guaranteed, ceil } = bar(lane, total);
-  const color = laneColor(at);
-  const edge = wrong ? 'var(--bad)' : color;
-  const percent = (share: number) => `${share * 100}%`;
-  const told = (value: unknown, otherwise: number) => rate(parseRate(value) ?? otherwise);
-  return (
-    <div
-      className="track"
-      role="img"
-      aria-label={t.editor.barSays(
-        lane.name ?? '',
-        told(lane.rate, 0),
-        told(lane.ceil, total),
-        busy === undefined ? '' : rate(busy),
-      )}
-    >
-      <div className="ground" />
-      <div className="ceil" style={{ width: percent(Math.max(ceil, guaranteed)), background: color }} />
-      <div className="rate" style={{ width: percent(guaranteed), background: color }} />
-      {busy !== undefined && total > 0 && <div className="busy" style={{ left: percent(Math.min(1, busy / total)) }} />}
-      <div className="handle" style={{ left: percent(guaranteed), borderColor: edge }} />
-      <div className="handle" style={{ left: percent(ceil), borderColor: edge }} />
-    </div>
-  );
+interface ChipProps {
+  match: Match;
+  fresh: boolean;
+  decided: boolean;
+  edit: (() => void) | undefined;
 }
 
-function Chip({ match, fresh, edit }: { match: Match; fresh: boolean; edit: (() => void) | undefined }) {
+function Chip({ match, fresh, decided, edit }: ChipProps) {
   const t = useTexts();
   const parts = Object.entries(match).map(([key, value], index) => (
     <span key={key} className="chip-part">
@@ -415,7 +396,7 @@ function Chip({ match, fresh, edit }: { match: Match; fresh: boolean; edit: (() 
       <span className="mono">{wordsOf(value)}</span>
     </span>
   ));
-  const look = `chip ${fresh ? 'fresh' : ''}`;
+  const look = `chip ${fresh ? 'fresh' : ''} ${decided ? 'decided' : ''}`;
   return edit ? (
     <button type="button" className={look} onClick={edit}>
       {parts}
@@ -427,17 +408,23 @@ function Chip({ match, fresh, edit }: { match: Match; fresh: boolean; edit: (() 
 
 /** What the server has against it, and its remedies: those that name a value are buttons. */
 function Told({ problem, doc, change, readOnly }: LanesProps & { problem: Placed }) {
-  const remedies = remediesOf(problem);
+  const e = useTexts().editor;
+  const mends = problem.mends ?? [];
   return (
     <div className="told" role="alert">
       <IconCircleX size={17} />
       <p>
-        {problem.message} {remedies.length === 0 && problem.remedy}
+        {problem.message} {(mends.length === 0 || readOnly) && problem.remedy}
       </p>
       {!readOnly &&
-        remedies.map((remedy) => (
-          <button key={remedy.says} type="button" className="btn small" onClick={() => change(remedy.apply(doc))}>
-            {remedy.says}
+        mends.map((mend) => (
+          <button
+            key={mend.path}
+            type="button"
+            className="btn small"
+            onClick={() => change(withValue(doc, mend.path, mend.value))}
+          >
+            {(mend.raises ? e.raise : e.lower)(e.keys[mend.path.replace(/^.*\./, '')] ?? mend.path, mend.value)}
           </button>
         ))}
     </div>

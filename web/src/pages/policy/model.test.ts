@@ -5,13 +5,16 @@ import {
   busiest,
   changesSince,
   defaultRate,
+  drawn,
   type Lane,
   labelsOf,
   parseRate,
   placed,
-  remediesOf,
+  rateWords,
+  stepOf,
   valuesOf,
   withMoved,
+  withValue,
 } from './model';
 import { fromYaml, toYaml } from './yaml';
 
@@ -50,24 +53,42 @@ describe('problems', () => {
     path: 'classes[1].ceil',
     message: 'Class web cannot be held to 10 Mbit/s while 15 Mbit/s is guaranteed to it.',
     remedy: 'Lower the rate to 10Mbit or raise the ceil to 15Mbit.',
+    mends: [],
   };
   it('belong to a lane or to the policy', () => {
     expect(placed(problem)).toMatchObject({ lane: 1, key: 'ceil' });
     expect(placed({ ...problem, path: 'classes[0].match[0].sni[0]' })).toMatchObject({ lane: 0, key: 'match' });
     expect(placed({ ...problem, path: 'total' })).toMatchObject({ lane: undefined, key: 'total' });
   });
-  it('have the remedies of the server as steps', () => {
-    const [lower, raise] = remediesOf(placed(problem));
-    expect([lower?.says, raise?.says]).toEqual(['Lower the rate to 10Mbit', 'Raise the ceil to 15Mbit']);
-    expect(lower?.apply(DOC).classes?.[1]?.rate).toBe('10Mbit');
-    expect(raise?.apply(DOC).classes?.[1]?.ceil).toBe('15Mbit');
-    const whole = placed({
-      ...problem,
-      path: 'total',
-      remedy: 'Lower the rates of the classes or raise total to 115Mbit.',
+  it('are mended by a value at a path', () => {
+    expect(withValue(DOC, 'classes[0].rate', '10Mbit').classes.map((each) => each.rate)).toEqual(['10Mbit', '15Mbit']);
+    expect(withValue(DOC, 'total', '115Mbit')).toEqual({ ...DOC, total: '115Mbit' });
+    expect(withValue({ ...DOC, default: { ceil: '1Mbit' } }, 'default.rate', '8kbit').default).toEqual({
+      ceil: '1Mbit',
+      rate: '8kbit',
     });
-    expect(remediesOf(whole).map((each) => each.apply(DOC).total)).toEqual(['115Mbit']);
-    expect(remediesOf(placed({ ...problem, remedy: 'Write a whole number.' }))).toEqual([]);
+    expect(withValue(DOC, 'classes[1].ingress.rate', '1Mbit').classes[1]).toMatchObject({ ingress: { rate: '1Mbit' } });
+    expect(DOC.classes[0]?.rate).toBe('20Mbit');
+  });
+});
+
+describe('handles', () => {
+  const lane = { name: 'api', rate: '20Mbit', ceil: '60Mbit' };
+  it('stop at steps that are round', () => {
+    expect([100e6, 1e9, 3e6, 50].map(stepOf)).toEqual([1e6, 1e7, 2e4, 1]);
+    expect(drawn(lane, 'rate', 23.4e6, 100e6)).toEqual({ rate: '23Mbit' });
+    expect(drawn({ ...lane, ceil: undefined }, 'ceil', 1.25e9, 2.5e9)).toEqual({ ceil: '1.26Gbit' });
+  });
+  it('take the other one along, and stay within what there is', () => {
+    expect(drawn(lane, 'rate', 70e6, 100e6)).toEqual({ rate: '70Mbit', ceil: '70Mbit' });
+    expect(drawn(lane, 'ceil', 10e6, 100e6)).toEqual({ rate: '10Mbit', ceil: '10Mbit' });
+    expect(drawn(lane, 'ceil', 300e6, 100e6)).toEqual({ ceil: '100Mbit' });
+    expect(drawn(lane, 'rate', -5, 100e6)).toEqual({ rate: '8kbit' });
+  });
+  it('write what parses to the same', () => {
+    for (const bits of [8000, 12.5e6, 1e9, 999.9e6, 64e3]) {
+      expect(Math.abs((parseRate(rateWords(bits)) ?? 0) / bits - 1)).toBeLessThan(0.005);
+    }
   });
 });
 

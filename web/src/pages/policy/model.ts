@@ -125,22 +125,40 @@ export function placed(problem: PolicyProblem): Placed {
   return { ...problem, lane: undefined, key: /^\w*/.exec(problem.path)?.[0] ?? '' };
 }
 
-export interface Remedy {
-  says: string;
-  apply: (doc: PolicyDoc) => PolicyDoc;
+/** The document with another value at a path of the server's: classes[2].ingress.rate. */
+export function withValue<T>(doc: T, path: string, value: unknown): T {
+  const [, key = '', rest = ''] = /^\[?([^.[\]]+)\]?\.?(.*)$/.exec(path) ?? [];
+  const next = rest ? withValue((doc as Record<string, unknown>)[key] ?? {}, rest, value) : value;
+  if (Array.isArray(doc)) return doc.map((each, at) => (at === Number(key) ? next : each)) as T;
+  return { ...doc, [key]: next };
 }
 
-const STEP = /\b(lower|raise) (?:the |its )?(rate|ceil|total) to (\d+(?:\.\d+)?[kmgt]?bit)/gi;
+/** A rate in the words of a policy, to three digits that count: 12.5Mbit. */
+export function rateWords(bits: number): string {
+  const units = ['bit', 'kbit', 'Mbit', 'Gbit', 'Tbit'];
+  const rounded = Number(Math.max(0, bits).toPrecision(3));
+  let power = 0;
+  while (power < units.length - 1 && rounded >= 1000 ** (power + 1)) power += 1;
+  return `${Number((rounded / 1000 ** power).toPrecision(3))}${units[power]}`;
+}
 
-/** What the server proposes that names a value: each is a button. What it proposes otherwise is text. */
-export function remediesOf(problem: Placed): Remedy[] {
-  return [...problem.remedy.matchAll(STEP)].flatMap(([says = '', , key = '', value = '']) => {
-    const of = key.toLowerCase();
-    const text = says.charAt(0).toUpperCase() + says.slice(1);
-    if (of === 'total') return [{ says: text, apply: (doc: PolicyDoc) => ({ ...doc, total: value }) }];
-    const { lane } = problem;
-    return lane === undefined ? [] : [{ says: text, apply: (doc: PolicyDoc) => withLane(doc, lane, { [of]: value }) }];
-  });
+const LEAST = 8000;
+
+/** How far a key moves a handle: a hundredth of the total or less, as one, two or five of something. */
+export function stepOf(total: number): number {
+  const most = Math.max(total / 100, 1);
+  const size = 10 ** Math.floor(Math.log10(most));
+  return size * (most >= 5 * size ? 5 : most >= 2 * size ? 2 : 1);
+}
+
+/** A lane whose guarantee or ceiling has been drawn to a place. The other one goes with it where they meet. */
+export function drawn(lane: Lane, key: 'rate' | 'ceil', bits: number, total: number): Partial<Lane> {
+  const step = stepOf(total);
+  const to = Math.max(LEAST, Math.min(total, Math.round(bits / step) * step));
+  const rate = parseRate(lane.rate) ?? 0;
+  const ceil = lane.ceil === undefined ? total : (parseRate(lane.ceil) ?? total);
+  if (key === 'rate') return { rate: rateWords(to), ...(to > ceil ? { ceil: rateWords(to) } : {}) };
+  return { ceil: rateWords(to), ...(to < rate ? { rate: rateWords(to) } : {}) };
 }
 
 /** How many lanes and keys differ from what is in force. */

@@ -18,7 +18,8 @@ interface State {
 }
 
 type Action =
-  | { do: 'write'; next: Written }
+  /** `joined`: it goes on with the step before, as a handle does that is being drawn. */
+  | { do: 'write'; next: Written; joined?: boolean }
   | { do: 'undo' }
   | { do: 'redo' }
   /** What is there now is another: what is written stays, unless `take`. */
@@ -32,6 +33,7 @@ export function reduce(state: State, action: Action): State {
   switch (action.do) {
     case 'write':
       if (same(action.next, state.now)) return state;
+      if (action.joined && state.past.length > 0) return { ...state, now: action.next, future: [] };
       return { ...state, now: action.next, past: [...state.past.slice(-MOST), state.now], future: [] };
     case 'undo': {
       const last = state.past[state.past.length - 1];
@@ -56,6 +58,6 @@ export function reduce(state: State, action: Action): State {
 
 export function useEditor(version: number, saved: Written) {
   const [state, dispatch] = useReducer(reduce, { now: saved, past: [], future: [], version, saved });
-  const write = useCallback((next: Written) => dispatch({ do: 'write', next }), []);
+  const write = useCallback((next: Written, joined = false) => dispatch({ do: 'write', next, joined }), []);
   return { ...state, dirty: !same(state.now, state.saved), write, dispatch };
 }
