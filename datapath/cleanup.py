@@ -9,10 +9,12 @@ from datapath.ebpf.lane import remove_programs
 from datapath.errors import ConntrackError
 from datapath.instance_lock import hold_instance_lock
 from datapath.netfilter.install import Installer, detect_backend
+from datapath.netfilter.nfqueue_rules import SAVE, save_rules
 from datapath.netfilter.select import holders
 from datapath.stepaside.server import clear_marks
 from tc_core.apply.execute import clear
 from tc_core.rtnetlink.kernel import NetlinkKernel
+from traffic_policy.policy import TransportProtocol
 
 log = Logger()
 
@@ -35,6 +37,14 @@ def remove_leftovers(interface: str | None) -> None:
         for backend in holders() or [detect_backend()]:
             steps.callback(Installer(backend).remove)
         steps.callback(_remove_programs, interface)
+
+
+def remove_rules_of_others(installer: Installer) -> None:
+    """Remove what a predecessor with rules has left, now that programs decide."""
+    aside = any(installer.has_rule(SAVE, rule) for rule in save_rules((TransportProtocol.TCP,)))
+    installer.remove()
+    if aside:
+        clear_stepaside_marks()
 
 
 def clear_stepaside_marks() -> None:

@@ -21,11 +21,12 @@ from functools import partial
 import trio
 
 from daemon.log import Logger
-from datapath.cleanup import clear_stepaside_marks
+from datapath.cleanup import clear_stepaside_marks, remove_rules_of_others
 from datapath.connection_list import ConnectionPage, Order
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.data_plane_types import Callbacks, DataPlaneStatus, Server, ServerFactory
 from datapath.ebpf.lane import remove_programs
+from datapath.ebpf.node_link import NodeLink
 from datapath.ebpf.reader import ReaderLife
 from datapath.ebpf.writer import ProgramWriter
 from datapath.enforcement import CLASSES, MOST_REPAIRS, ROUTES, RULES, Part, Repairs, Unannounced, Watch
@@ -70,8 +71,10 @@ class DataPlane:
         servers: ServerFactory,
         callbacks: Callbacks | None = None,
         thread: KernelThread | None = None,
+        link: NodeLink | None = None,
     ) -> None:
-        """``policy`` is the first one to put in force; ``thread`` makes calls in the network namespace."""
+        """``policy`` is the first one to put in force; ``thread`` makes calls in the network namespace, which is the
+        node's with ``link``: then programs decide, and there are no rules."""
         self.policy = policy
         self.settings = settings
         self.changing = trio.Lock()
@@ -83,9 +86,8 @@ class DataPlane:
         self._quic = QuicReader(servers.quic)
         self._rules: RulesetWriter | ProgramWriter
         if settings.capture.datapath is Datapath.EBPF:
-            self._rules = ProgramWriter(
-                shaping, self._remove_rules_of_others, self._callbacks.fallback, servers.reader.maps
-            )
+            remove = partial(remove_rules_of_others, installer) if link is None else None  # the node's are not ours
+            self._rules = ProgramWriter(shaping, remove, self._callbacks.fallback, servers.reader.maps, link)
         else:
             self._rules = RulesetWriter(installer, shaping, self._quic, self._callbacks.fallback)
         self._server: Server | None = None
@@ -153,13 +155,6 @@ class DataPlane:
             closed = self.settings.on_failure is OnFailure.CLOSED
             if not closed or self._installer.refusing() or not self._installer.refused():
                 self._installer.remove()
-            clear_stepaside_marks()
-
-    def _remove_rules_of_others(self) -> None:
-        """Remove what a predecessor with rules has left, now that programs decide."""
-        aside = any(self._installer.has_rule(SAVE, rule) for rule in save_rules((TransportProtocol.TCP,)))
-        self._installer.remove()
-        if aside:
             clear_stepaside_marks()
 
     async def apply(self, policy: TrafficPolicy, settings: DataPlaneSettings) -> int:

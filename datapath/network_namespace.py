@@ -60,6 +60,10 @@ class NetworkNamespace:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def fileno(self) -> int:
+        """The descriptor by which it is held."""
+        return self._descriptor
+
     def close(self) -> None:
         """Let go of it. Idempotent."""
         if self._descriptor >= 0:

@@ -13,20 +13,20 @@ from typing import Final
 from datapath.download_limits import ReceiveLimits
 from datapath.shared_counters import SharedCounters
 from datapath.transition import transition
-from tc_core.apply.execute import Report, apply, clear, execute
-from tc_core.apply.plan import observe_interface, plan, plan_arriving
-from tc_core.compile.ingress_classifier import IngressClassifier, select_ingress_classifier
-from tc_core.compile.mark_tree import LEAF_BASE, compile_policy, leaf_handle
-from tc_core.compile.packet_tree import compile_ingress
+from tc_core.apply.ends import PodEnd, ShapedEnd
+from tc_core.apply.execute import Report, clear, execute
+from tc_core.apply.plan import Steps, observe_interface, plan_arriving
+from tc_core.compile.ingress_classifier import IngressClassifier
+from tc_core.compile.mark_tree import LEAF_BASE, leaf_handle
 from tc_core.device_counts import DeviceCounts
 from tc_core.errors import ForeignLinkError, ForeignQdiscError, InterfaceNotFoundError
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
-from tc_core.model import HtbClass
+from tc_core.model import HtbClass, TrafficTree
 from tc_core.probe.capability import Features
 from tc_core.sampling import RateMeter
 from tc_core.stats import ClassStats
-from tc_core.trees import Lanes
+from tc_core.trees import IngressTree
 from traffic_policy.errors import ConfigError
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Match, ResolvedClass, TrafficPolicy
@@ -53,7 +53,7 @@ class ClassSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Received traffic and its limits. ``device`` is the ifb; its classes have the ids of the egress classes.
+    """Received traffic and its limits. ``device`` has its classes, which have the ids of those for sent traffic.
 
     ``ingress_classifier`` is how packets find their class where names decide, None where ports and networks do. With
     :attr:`IngressClassifier.PACING` the counters of a class sum its packets on the ifb and what the relay has read.
@@ -121,15 +121,17 @@ class Shaping:
         features: Features,
         *,
         replace: bool,
-        relays: bool = True,
+        end: ShapedEnd | None = None,
         received_counters: SharedCounters | None = None,
         device_counts: DeviceCounts | None = None,
     ) -> None:
-        """``relays``: whether connections are relayed. ``received_counters`` counts what a pacing relay receives.
+        """``end``: the one of the Pod's link that the interface is, its own without it. ``received_counters`` counts
+        what a pacing relay receives.
 
         With ``device_counts`` classes are read only when packets have passed or wait.
         """
-        self._relays = relays
+        self.end = end or PodEnd()
+        """Where the lanes are."""
         self.interface = interface
         self.received_counters = received_counters or SharedCounters()
         self.ingress_classifier: IngressClassifier | None = None
@@ -147,7 +149,7 @@ class Shaping:
         self._features = features
         self._replace = replace
         self._policy: TrafficPolicy | None = None
-        self._lanes: Lanes | None = None  # the final state
+        self._lanes: tuple[TrafficTree, IngressTree | None] | None = None  # the final state
         self._goes = False  # whether classes are left to remove
         self._rest = True  # whether the second step has anything to do
         self.unfinished = False
@@ -178,25 +180,25 @@ class Shaping:
         Sends only what differs. Raises the errors of :mod:`tc_core`; :attr:`ids` are then still those of the previous
         policy.
         """
-        wanted = compile_policy(policy, self._features, ids)  # first: fails before anything is changed
+        wanted = self.end.sending(policy, self._features, ids)  # first: fails before anything is changed
         self._still = False
-        ingress_classifier = select_ingress_classifier(policy, self._features, relays=self._relays)
-        ingress = compile_ingress(
+        ingress_classifier = self.end.classifier(policy, self._features)
+        ingress = self.end.receiving(
             policy,
             self.interface,
             self._features,
             ids,
             excluded_matches=excluded_matches,
-            ingress_classifier=ingress_classifier or IngressClassifier.SOCKETS,
             silent_ports=silent_ports,
         )
         first = wanted
         if self._policy is not None:
             both, both_ids = transition(self._policy, self.ids, policy, ids)
-            first = wanted if both is policy else compile_policy(both, self._features, both_ids)
+            first = wanted if both is policy else self.end.sending(both, self._features, both_ids)
         seen = observe_interface(self._kernel, self.interface)
-        report = execute(self._kernel, self.interface, plan(seen, first, replace=self._replace))
-        self._lanes = Lanes(wanted, ingress, ids)
+        steps = self.end.first_steps(seen, first, ingress, replace=self._replace)
+        report = execute(self._kernel, self.interface, steps)
+        self._lanes = wanted, ingress
         self._goes = first != wanted
         arrives = ingress is not None or bool(plan_arriving(seen, None))
         self._rest = self.unfinished or self._goes or arrives
@@ -217,19 +219,14 @@ class Shaping:
         if not self._rest and self._receiving is None:
             self.unfinished = False
             return Report(self.interface)
-        if self._goes:
-            report = apply(self._kernel, self.interface, self._lanes, replace=self._replace)
-        else:
-            seen = observe_interface(self._kernel, self.interface)
-            steps = plan_arriving(seen, self._lanes.ingress, replace=self._replace)
-            report = execute(self._kernel, self.interface, steps)
+        report = execute(self._kernel, self.interface, self._steps())
         received = self._policy.received()
-        if received is None or self._lanes.ingress is None:
+        if received is None or self._lanes[1] is None:
             self._receiving = self.received = None
         else:
             sampler = self._receiving[-1] if self._receiving else _Sampler()
             sampler.follow(received.resolved())
-            self._receiving = self._lanes.ingress.device, received.total, self.ingress_classifier, sampler
+            self._receiving = self.end.receives_by(self.interface), received.total, self.ingress_classifier, sampler
         self.unfinished = False
         return report
 
@@ -240,9 +237,8 @@ class Shaping:
         """
         if self._lanes is None or self.unfinished:
             return []
-        seen = observe_interface(self._kernel, self.interface)
         try:
-            steps = plan(seen, self._lanes, replace=self._replace)
+            steps = self._steps()
         except (ForeignLinkError, ForeignQdiscError) as error:
             return [str(error)]
         return [change.command(name) for name, change in steps]
@@ -251,7 +247,13 @@ class Shaping:
         """Make the changes of :meth:`missing`. Raises the errors of :mod:`tc_core`."""
         if self._lanes is not None and not self.unfinished:
             self._still = False
-            apply(self._kernel, self.interface, self._lanes, replace=self._replace)
+            execute(self._kernel, self.interface, self._steps())
+
+    def _steps(self) -> Steps:
+        """To the final state."""
+        if self._lanes is None:
+            return ()
+        return self.end.steps(observe_interface(self._kernel, self.interface), *self._lanes, replace=self._replace)
 
     def remove(self) -> None:
         """Delete our trees, never foreign ones. A removed interface is no error: its tree was removed with it."""
@@ -268,7 +270,7 @@ class Shaping:
         if not moved and self._still:
             self.read_at = now
             return
-        sent = self._kernel.counters(self.interface)
+        sent = self._kernel.counters(self.end.sends_by(self.interface))
         still = self._sending.sample(sent, self.ids, now, since=self.read_at)
         self.snapshots = self._sending.last
         if self._receiving is not None:
@@ -288,11 +290,11 @@ class Shaping:
         return replace(stats, bytes=stats.bytes + self.received_counters.total(handle.minor & ~LEAF_BASE))
 
     def classes_in_force(self) -> dict[Handle, HtbClass]:
-        """The classes of the interface, read from the kernel. Raises the errors of :mod:`tc_core`."""
-        return {each.handle: each for each in self._kernel.observe(self.interface).classes}
+        """The classes of what is sent, read from the kernel. Raises the errors of :mod:`tc_core`."""
+        return {each.handle: each for each in self._kernel.observe(self.end.sends_by(self.interface)).classes}
 
     def received_in_force(self) -> dict[Handle, HtbClass]:
-        """The classes of the ifb, read from the kernel; empty without an ifb."""
+        """The classes of what is received, read from the kernel; empty without limits for that."""
         if self._receiving is None:
             return {}
         return {each.handle: each for each in self._kernel.observe(self._receiving[0]).classes}

@@ -12,7 +12,8 @@ import trio
 from daemon.log import Logger
 from datapath.kernel_thread import KernelThread
 from datapath.network_namespace import Identity, NetworkNamespace, all_namespaces
-from node_agent.lanes import NodeContext, WorkloadLanes, remove_lanes
+from node_agent.lanes import NodeContext, WorkloadLanes
+from node_agent.place import NodeEnds
 from node_agent.state import StateFolder
 from node_agent.workload import NodeWorkload
 from tc_core.errors import InterfaceNotFoundError
@@ -62,7 +63,9 @@ class Agent:
         try:
             await lanes.run()
             if lanes.left_in:  # it ended while its lanes could not be changed
-                await KernelThread().run(partial(remove_left_lanes, self._node.state, only=lanes.left_in))
+                await KernelThread().run(
+                    partial(remove_left_lanes, self._node.state, self._node.ends, only=lanes.left_in)
+                )
         finally:
             if self.running.get(name) is lanes:
                 del self.running[name]
@@ -71,7 +74,7 @@ class Agent:
         """Lanes of an earlier agent whose workload went while there was none."""
         known = (*wanted.values(), *(each.workload for each in self.running.values()))
         mine = {w.network_namespace for w in known if w.network_namespace is not None}
-        await KernelThread().run(partial(remove_left_lanes, self._node.state, mine))
+        await KernelThread().run(partial(remove_left_lanes, self._node.state, self._node.ends, mine))
 
     async def in_force(self, wanted: NodeWorkload, namespace: Identity) -> WorkloadLanes:
         """Wait until the lanes of a workload are in force in this network namespace."""
@@ -88,7 +91,7 @@ class Agent:
 
 
 def remove_left_lanes(
-    state: StateFolder, but: set[Path] | None = None, *, only: set[Identity] | None = None
+    state: StateFolder, ends: NodeEnds, but: set[Path] | None = None, *, only: set[Identity] | None = None
 ) -> tuple[int, int]:
     """Remove what agents have left in all network namespaces, or in all ``but`` these, or in these ``only``.
 
@@ -100,14 +103,15 @@ def remove_left_lanes(
             kept.add(namespace.identity)
     there = all_namespaces()
     removed = left = 0
-    for identity, interface in state.all().items():
+    ends.remove_orphans()
+    for identity, (interface, node_interface) in state.all().items():
         if identity in kept or (only is not None and identity not in only):
             continue
         if identity in there:
             try:
                 # Classes go with their interface; all else is removed also without it.
                 with NetworkNamespace(there[identity]) as namespace, suppress(InterfaceNotFoundError):
-                    remove_lanes(namespace, interface or None)
+                    ends.remove(namespace, interface or None, node_interface)
             except PodlaneError as error:
                 log.error("lanes could not be removed", namespace=str(there[identity]), error=str(error))
                 left += 1

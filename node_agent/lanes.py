@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import Final, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 import trio
 
@@ -39,9 +39,11 @@ from datapath.stepaside.turns import ClassifierThread
 from node_agent.broadcast import Broadcast
 from node_agent.counters import FlowCounters
 from node_agent.datapath import ChosenDatapath, NodeDatapath, choose
+from node_agent.place import NodeEnds, LanePlace
 from node_agent.state import Earlier, StateFolder
 from node_agent.sweep import Found, Sweeper
 from node_agent.workload import NodeWorkload, WantedLanes
+from tc_core.apply.ends import NodeEnd, PodEnd, ShapedEnd
 from tc_core.device_counts import DeviceCounts
 from tc_core.errors import InterfaceNotFoundError
 from tc_core.probe.capability import Features
@@ -80,10 +82,10 @@ class NodeContext:
     """What all workloads of a node share.
 
     ``features`` are those of its kernel, ``backends`` chooses how rules are written, ``classifier`` is the thread that
-    reads first packets, ``reader`` reads what programs could not read, ``datapath`` says when programs do. ``together``
-    limits the blocking calls at once, ``sweeper`` looks after what is in force. ``told`` is called with each new state
-    of a workload and its reason, and with each change that is in force, but not with what is adopted. ``moved``: lanes
-    came into force, or another state did.
+    reads first packets, ``reader`` reads what programs could not read, ``datapath`` says when programs do, ``ends``
+    where lanes are. ``together`` limits the blocking calls at once, ``sweeper`` looks after what is in force. ``told``
+    is called with each new state of a workload and its reason, and with each change that is in force, but not with what
+    is adopted. ``moved``: lanes came into force, or another state did.
     """
 
     features: Features
@@ -96,6 +98,16 @@ class NodeContext:
     told: Callable[[NodeWorkload, State, str], None] = lambda _workload, _state, _reason: None
     moved: Broadcast = field(default_factory=Broadcast)
     datapath: NodeDatapath = field(default_factory=NodeDatapath)
+    ends: NodeEnds = field(default_factory=NodeEnds)
+
+
+class _Start(NamedTuple):
+    """What was found in the Pod's network namespace."""
+
+    identity: Identity
+    interface: str
+    counts: DeviceCounts
+    installer: Installer
 
 
 class WorkloadLanes:
@@ -115,6 +127,8 @@ class WorkloadLanes:
         """Network namespaces in which something may be, of this agent or an earlier one."""
         self.chosen = ChosenDatapath(Datapath.STEP_ASIDE)
         """How first bytes are seen, while lanes are in force."""
+        self.place = LanePlace()
+        """Where lanes are, while they are in force."""
         self.programmed = 0
         """How often lanes were put in force or changed."""
         self._node = node
@@ -209,14 +223,17 @@ class WorkloadLanes:
         return None
 
     async def _work_in(self, namespace: NetworkNamespace, lanes: WantedLanes) -> None:
-        thread = KernelThread(namespace, together=self._node.together)
+        inside = KernelThread(namespace, together=self._node.together)
         async with trio.open_nursery() as nursery:
             with ExitStack() as stack:
                 earlier = self._node.state.earlier(namespace.identity)
                 if earlier is not None:
                     self.left_in.add(namespace.identity)
                 seal = None if earlier is None else earlier.seal
-                await thread.run(partial(self._make_plane, stack, namespace, lanes, thread, seal))
+                start = await inside.run(partial(self._look, stack, namespace, lanes, seal))
+                link = self.place.link
+                thread = inside if link is None else KernelThread(self.place.namespace, together=self._node.together)
+                await thread.run(partial(self._make_plane, stack, start, lanes, thread))
                 plane = self.plane
                 assert plane is not None
                 stack.callback(self._forget_plane, plane)
@@ -224,6 +241,8 @@ class WorkloadLanes:
                     async with plane.changing:
                         await plane.prepare(nursery, None if earlier is None else earlier.ids)
                         await plane.apply(lanes.policy, self._settings(lanes))
+                    if earlier is not None and earlier.node_interface != (link.interface if link is not None else ""):
+                        await inside.run(partial(self._remove_at_other_end, namespace, start.interface, earlier))
                     self.in_force_in = namespace.identity
                     self._programmed(lanes, adopted=earlier is not None)
                     await self._keep(plane, namespace)
@@ -234,31 +253,33 @@ class WorkloadLanes:
                         await thread.idle()  # the sweeper may be looking, at what is closed now
             nursery.cancel_scope.cancel()
 
-    def _make_plane(
-        self,
-        stack: ExitStack,
-        namespace: NetworkNamespace,
-        lanes: WantedLanes,
-        thread: KernelThread,
-        seal: Seal | None,
-    ) -> None:
-        """In the network namespace. What ``stack`` closes belongs to it."""
+    def _look(self, stack: ExitStack, namespace: NetworkNamespace, lanes: WantedLanes, seal: Seal | None) -> _Start:
+        """In the Pod's network namespace: what is there, and where lanes are to be. ``stack`` closes what is held."""
         stack.enter_context(hold_instance_lock())
-        kernel = stack.enter_context(NetlinkKernel())
-        if lanes.interface is None and kernel.default_route_interface() is None:
-            raise InterfaceNotFoundError("Its network namespace has no default route, to tell its interface.")
-        interface = shaped_interface(kernel, lanes.interface)
+        with NetlinkKernel() as kernel:
+            if lanes.interface is None and kernel.default_route_interface() is None:
+                raise InterfaceNotFoundError("Its network namespace has no default route, to tell its interface.")
+            interface = shaped_interface(kernel, lanes.interface)
         self._mesh = resolve(lanes.mesh)
         self.chosen = self._choose(lanes)
+        self.place = self._node.ends.place(namespace, interface, self.chosen)
         counts = DeviceCounts()
         stack.callback(counts.close)
-        features = self._node.features
-        shaping = Shaping(kernel, interface, features, replace=False, relays=False, device_counts=counts)
         installer = Installer(self._node.backends.choose(seal), seal, self._node.backends.proven)
+        return _Start(namespace.identity, interface, counts, installer)
+
+    def _make_plane(self, stack: ExitStack, start: _Start, lanes: WantedLanes, thread: KernelThread) -> None:
+        """In the network namespace that has the lanes. What ``stack`` closes belongs to it."""
+        kernel = stack.enter_context(NetlinkKernel())
+        link, features = self.place.link, self._node.features
+        end: ShapedEnd = PodEnd(relays=False) if link is None else NodeEnd()
+        interface = start.interface if link is None else link.interface
+        shaping = Shaping(kernel, interface, features, replace=False, end=end, device_counts=start.counts)
 
         def keep(ids: ClassIds) -> None:
-            self._node.state.write(namespace.identity, self.workload.name, interface, Earlier(ids, installer.seal))
-            self.left_in.add(namespace.identity)
+            earlier = Earlier(ids, start.installer.seal, "" if link is None else link.interface)
+            self._node.state.write(start.identity, self.workload.name, start.interface, earlier)
+            self.left_in.add(start.identity)
             self.counters.keep(ids)
 
         servers = ServerFactory(
@@ -268,8 +289,15 @@ class WorkloadLanes:
             reader=self._node.reader,
         )
         self.plane = DataPlane(
-            lanes.policy, self._settings(lanes), shaping, installer, servers, Callbacks(ids=keep), thread=thread
+            *(lanes.policy, self._settings(lanes), shaping, start.installer, servers, Callbacks(ids=keep), thread, link)
         )
+
+    def _remove_at_other_end(self, namespace: NetworkNamespace, interface: str, earlier: Earlier) -> None:
+        """In the Pod's network namespace: what an earlier agent has left at the end that is not used now."""
+        if earlier.node_interface:
+            self._node.ends.remove_at_node(namespace, earlier.node_interface)
+        else:
+            remove_leftovers(interface)
 
     def _choose(self, lanes: WantedLanes) -> ChosenDatapath:
         return choose(self._node.datapath, lanes, self._mesh, self._obstacle)
@@ -384,6 +412,9 @@ class WorkloadLanes:
                     await plane.stop_capture()
                     await plane.drain(Duration(0))
                     await plane.remove()
+            elif self.place.link is not None:  # what is left there of a link that has gone with its Pod
+                async with plane.changing:
+                    await plane.remove()
         self._node.state.forget(namespace.identity)
         self.left_in.discard(namespace.identity)
         log.info("lanes ended", workload=self.workload.name, removed=there)
@@ -407,10 +438,13 @@ class WorkloadLanes:
             workload=self.workload.name,
             classes=len(lanes.policy.classes),
             datapath=self.chosen.datapath.value,
+            enforce=self.place.end.value,
             hash=lanes.digest,
         )
         if self.chosen.reason:
             log.info("programs do not decide here", workload=self.workload.name, reason=self.chosen.reason)
+        if self.place.reason:
+            log.warning("lanes are at the Pod's end", workload=self.workload.name, reason=self.place.reason)
         for warning in lanes.warnings:
             log.warning(warning, workload=self.workload.name)
 
@@ -428,10 +462,3 @@ class WorkloadLanes:
 
 def _no_relay(_: Routing) -> NoReturn:
     raise AssertionError("next to a relay, which an agent has not")
-
-
-def remove_lanes(namespace: NetworkNamespace, interface: str | None) -> None:
-    """Remove what an agent has left in a network namespace. Raises the errors of :mod:`datapath.errors`, the first one
-    :class:`~datapath.errors.InstanceRunningError`."""
-    with namespace.entered(), hold_instance_lock():
-        remove_leftovers(interface)

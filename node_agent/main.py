@@ -36,6 +36,7 @@ from node_agent.fleet.join import join_fleet
 from node_agent.fleet.link import FleetLink
 from node_agent.happenings import happening
 from node_agent.lanes import NodeContext, State
+from node_agent.place import NodeEnds
 from node_agent.policy_report import PolicyReporter
 from node_agent.settings import AgentSettings
 from node_agent.sources.file import Put, follow_workloads
@@ -81,6 +82,7 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
             StateFolder(settings.state),
             partial(_tell, events),
             datapath=await trio.to_thread.run_sync(_node_datapath, settings.datapath),
+            ends=NodeEnds.of_this_node(settings.enforce),
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -181,7 +183,7 @@ def cleanup(settings: AgentSettings) -> Iterator[str]:
     """
     for path in take_plugin_out(settings):
         yield f"podlane-cni taken out of {path}"
-    removed, left = remove_left_lanes(StateFolder(settings.state))
+    removed, left = remove_left_lanes(StateFolder(settings.state), NodeEnds.of_this_node(settings.enforce))
     if left:
         raise CleanupError(
             f"Lanes are left in {left} network namespaces; the log says why. End the agent of this node, and try again."

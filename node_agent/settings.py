@@ -14,7 +14,7 @@ from node_agent.fleet.fleet_settings import FleetSettings, parse_addresses
 from node_agent.fleet.node_labels import parse_node_labels
 from traffic_policy.errors import ConfigError
 from traffic_policy.pod.mode import Mode
-from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, AgentDatapath, LogFormat, LogLevel, OnFailure
+from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, AgentDatapath, Enforce, LogFormat, LogLevel, OnFailure
 
 ENVIRONMENT: Final = "PODLANE_AGENT_"
 
@@ -31,6 +31,7 @@ class AgentSettings(BaseSettings):
     node: str | None = None
     mode: Mode = Mode.NONE
     datapath: AgentDatapath = AgentDatapath.AUTO
+    enforce: Enforce = Enforce.POD
     kubeconfig: Path | None = None
     context: str | None = None
     state: Path = Path("/run/podlane/agent")

@@ -23,10 +23,12 @@ log = Logger()
 
 
 class Earlier(NamedTuple):
-    """What an agent has left in a network namespace: ``seal`` is that of its rules."""
+    """What an agent has left in a network namespace: ``seal`` is that of its rules. ``node_interface``: the node's end
+    of the link, if lanes are there and not at the Pod's."""
 
     ids: ClassIds
     seal: Seal | None = None
+    node_interface: str = ""
 
 
 class StateFolder:
@@ -43,7 +45,8 @@ class StateFolder:
     def write(self, identity: Identity, name: str, interface: str, earlier: Earlier) -> None:
         """Note what is in force in a namespace. A failure is logged: traffic must not wait for a full disk."""
         seal = None if earlier.seal is None else earlier.seal.to_document()
-        document = {"workload": name, "interface": interface, **earlier.ids.to_document(), "rules": seal}
+        place = {"workload": name, "interface": interface, "node_interface": earlier.node_interface}
+        document = {**place, **earlier.ids.to_document(), "rules": seal}
         path = self._file(identity)
         part = path.with_suffix(".part")
         try:
@@ -56,7 +59,10 @@ class StateFolder:
         """What an agent has left in a namespace; None: it has not been there."""
         document = self._read(self._file(identity))
         try:
-            return None if document is None else Earlier(ClassIds.from_document(document), _seal(document.get("rules")))
+            if document is None:
+                return None
+            seal, node_interface = _seal(document.get("rules")), str(document.get("node_interface", ""))
+            return Earlier(ClassIds.from_document(document), seal, node_interface)
         except (KeyError, TypeError):
             return None
 
@@ -64,14 +70,16 @@ class StateFolder:
         """The namespace is gone, or nothing of ours is left in it."""
         self._file(identity).unlink(missing_ok=True)
 
-    def all(self) -> dict[Identity, str]:
-        """The namespaces in which agents have worked, with the interface each has shaped."""
+    def all(self) -> dict[Identity, tuple[str, str]]:
+        """The namespaces in which agents have worked, with the interface of each, and the one at the node's end if
+        lanes are there, else nothing."""
         found = {}
         for path in self._path.glob("*.json"):
             device, _, inode = path.stem.partition("-")
             document = self._read(path)
             if device.isdecimal() and inode.isdecimal() and document is not None:
-                found[int(device), int(inode)] = str(document.get("interface", ""))
+                interface, node_interface = (str(document.get(key, "")) for key in ("interface", "node_interface"))
+                found[int(device), int(inode)] = interface, node_interface
         return found
 
     def _file(self, identity: Identity) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from podlane.options import choice
-from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, AgentDatapath, LogFormat, LogLevel, OnFailure
+from traffic_policy.settings import ADMIN_ADDRESS, AGENT_PORT, AgentDatapath, Enforce, LogFormat, LogLevel, OnFailure
 
 
 @click.command(
@@ -37,6 +37,12 @@ A changed file is put in force at once. SIGTERM ends the agent and leaves the la
     type=choice(AgentDatapath),
     help="How first bytes are seen where a workload does not say it: by programs in the kernel (ebpf), shown to the "
     "agent (step-aside), or by programs where nothing is lost by it.  [default: auto]",
+)
+@click.option(
+    "--enforce",
+    type=choice(Enforce),
+    help="Where lanes are: at the Pod's own interface (pod), or at the node's end of its link (host), which no program "
+    "of the Pod can get past; where that cannot be, at the Pod's.  [default: pod]",
 )
 @click.option("--kubeconfig", metavar="FILE", help="How to reach the API server.  [default: as a Pod does]")
 @click.option("--context", metavar="NAME", help="Context of the kubeconfig.  [default: its current one]")

@@ -51,6 +51,7 @@ from tc_core.model import (
     RootQdisc,
     TrafficTree,
 )
+from tc_core.qdiscs.hooks import PROGRAM_PRIO
 from tc_core.trees import PLAIN_ROOT, PlainTree, Tree
 
 _INSTALL_QUEUE_LEN = 1000
@@ -274,6 +275,7 @@ def _limited_to(wanted: ClassFilter, classes: set[Handle]) -> ClassFilter | None
 
 def _filter_changes(wanted: Sequence[ClassFilter], current: Sequence[Filter]) -> list[Change]:
     """The changes of the root's filters: remove conflicting ones, add new ones, remove the rest."""
+    current = [f for f in current if f.prio != PROGRAM_PRIO]  # these come and go with their programs
     wanted_keys = {f.key: f for f in wanted}
     current_keys = {f.key: f for f in current}
     in_the_way = [f for f in current if any(_excludes(f, w) for w in wanted)]

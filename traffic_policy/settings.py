@@ -73,6 +73,15 @@ class AgentDatapath(StrEnum):
     """By stepping aside."""
 
 
+class Enforce(StrEnum):
+    """At which end of a Pod's link the node agent puts its lanes. docs/explanation/agent.md compares them."""
+
+    POD = "pod"
+    """The Pod's own interface."""
+    HOST = "host"
+    """The node's end of the Pod's veth pair, wherever there is one that takes them."""
+
+
 class OnFailure(StrEnum):
     """What becomes of new connections that the proxy would relay while there is no proxy.
 

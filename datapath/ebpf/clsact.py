@@ -15,19 +15,25 @@ from typing import Final
 from datapath.ebpf.libbpf import BpfError, program_by_id
 from tc_core.netlink.codec import NetlinkError, attribute, attributes, number, string, text, u32
 from tc_core.netlink.socket import NetlinkSocket
-from tc_core.qdiscs.hooks import EGRESS_HOOK, INGRESS, INGRESS_HANDLE, INGRESS_HOOK
+from tc_core.qdiscs.hooks import (
+    EGRESS_HOOK,
+    INGRESS,
+    INGRESS_HANDLE,
+    INGRESS_HOOK,
+    PROGRAM_PRIO,
+    PROGRAM_PRIO_ARRIVING,
+)
 from tc_core.rtnetlink import messages as m
 from tc_core.rtnetlink.messages import TcMessage, tc_message
 
-_PRIORITY: Final = {int(EGRESS_HOOK): 0xC0DE, int(INGRESS_HOOK): 0xC0D}
-"""Preference of our filter, which nobody else is likely to choose. That for what arrives comes before the redirection
-of limits for received traffic, which takes packets away; it lets all of them go on."""
+_HOOKS: Final = (int(EGRESS_HOOK), int(INGRESS_HOOK))
 _HANDLE: Final = 1
 _ETH_P_ALL: Final = 3
 _MADE: Final = "+clsact"
 """Suffix of the name of a filter that the qdisc came with: then it goes with it, if no others have come to use it."""
 _DIRECT_ACTION: Final = 1
 """TCA_BPF_FLAG_ACT_DIRECT (linux/pkt_cls.h): what the program returns is what becomes of the packet."""
+_TCA_BPF_CLASSID: Final = 3
 _TCA_BPF_FLAGS: Final = 8
 _TCA_BPF_ID: Final = 11
 
@@ -42,21 +48,24 @@ class _Filter:
 
 
 class ClsactHook:
-    """A filter of the clsact qdisc, in direct-action mode."""
+    """A filter of the clsact qdisc, in direct-action mode; or of an HTB qdisc, whose classes the program then names."""
 
     def __init__(self, ifindex: int, name: str, parent: int = int(EGRESS_HOOK)) -> None:
-        """``name`` is that of the program's function."""
+        """``name`` is that of the program's function, ``parent`` a hook of clsact, or the handle of an HTB qdisc."""
         self._ifindex = ifindex
         self._name = name
         self._parent = parent
-        self._info = _PRIORITY[parent] << 16 | socket.htons(_ETH_P_ALL)
+        priority = PROGRAM_PRIO_ARRIVING if parent == int(INGRESS_HOOK) else PROGRAM_PRIO
+        self._info = priority << 16 | socket.htons(_ETH_P_ALL)
 
     def attach(self, program: int, generation: int = 0) -> None:
         """Attach a program, in the place of ours if there is one. Raises :class:`BpfError`."""
         before = self._find()
-        made = before.made if before is not None else self._make_clsact()
+        made = before.made if before is not None else self._parent in _HOOKS and self._make_clsact()
         name = f"{self._name}:{generation}{_MADE if made else ''}"
         options = u32(m.TCA_BPF_FD, program) + text(m.TCA_BPF_NAME, name) + u32(_TCA_BPF_FLAGS, _DIRECT_ACTION)
+        if self._parent not in _HOOKS:
+            options += u32(_TCA_BPF_CLASSID, self._parent)  # to which the program adds the minor number
         data = text(m.TCA_KIND, "bpf") + attribute(m.TCA_OPTIONS, options)
         wanted = tc_message(m.RTM_NEWTFILTER, m.PUT, self._ifindex, _HANDLE, self._parent, self._info, data)
         _ask("the program could not be attached (clsact)", wanted)
@@ -92,7 +101,7 @@ class ClsactHook:
         data = text(m.TCA_KIND, "bpf")
         gone = tc_message(m.RTM_DELTFILTER, m.DELETE, self._ifindex, _HANDLE, self._parent, self._info, data)
         _ask("the filter could not be taken away", gone, errno.ENOENT)
-        if found.made and not any(self._filters(int(parent)) for parent in (EGRESS_HOOK, INGRESS_HOOK)):
+        if found.made and not any(self._filters(parent) for parent in _HOOKS):
             gone = self._clsact(m.RTM_DELQDISC, m.DELETE)
             _ask("clsact could not be taken away", gone, errno.ENOENT)
 
@@ -112,7 +121,7 @@ class ClsactHook:
 
     def _filters(self, parent: int) -> list[bytes]:
         dump = tc_message(m.RTM_GETTFILTER, m.ASK_ALL, self._ifindex, 0, parent)
-        # Without a clsact qdisc the kernel says EINVAL or nothing.
+        # Without the qdisc the kernel says EINVAL or nothing.
         return _ask("the filters of the interface could not be listed", dump, errno.EINVAL)
 
     def _find(self) -> _Filter | None:

@@ -30,7 +30,7 @@ from datapath.ebpf.libbpf import (
     program_name,
 )
 from datapath.ebpf.policy_maps import SETTINGS_BYTES
-from datapath.ebpf.program import SETTINGS
+from datapath.ebpf.program import EGRESS, INGRESS, SETTINGS, TO_POD
 from tc_core.qdiscs.hooks import EGRESS_HOOK, INGRESS_HOOK
 
 _u32 = ctypes.c_uint32
@@ -50,12 +50,42 @@ _MOST: Final = 64
 """Programs at one hook."""
 _KEPT_NAME: Final = 15
 """Characters of a program's name that the kernel keeps."""
+_OURS: Final = frozenset(name[:_KEPT_NAME] for name in (EGRESS, INGRESS, TO_POD))
 
 
 class _AttachOptions(ctypes.Structure):
     """struct bpf_prog_attach_opts as libbpf 1.0 has it; later ones are longer."""
 
     _fields_ = (("size", ctypes.c_size_t), ("flags", _u32), ("replace", ctypes.c_int))
+
+
+def foreign_programs(ifindex: int, ours: frozenset[str] = _OURS) -> list[str]:
+    """The names of the programs at tcx of an interface that are not ours; none where the kernel has no tcx.
+
+    Takes SYS_ADMIN. Raises :class:`BpfError`.
+    """
+    found = []
+    for point in Point:
+        try:
+            ids = _ids(ifindex, point)
+        except BpfError as error:
+            if error.number == errno.EINVAL:
+                return []
+            raise
+        for number in ids:
+            program = program_by_id(number)
+            found.append(program_name(program))
+            os.close(program)
+    return [f"the program {name}" for name in found if name not in ours]
+
+
+def _ids(ifindex: int, point: int) -> list[int]:
+    """Of all programs at tcx."""
+    ids = (_u32 * _MOST)()
+    count = _u32(_MOST)
+    what = "the programs of the interface could not be listed"
+    call(what, "bpf_prog_query", ifindex, point, _u32(0), None, ids, ctypes.byref(count))
+    return ids[: count.value]
 
 
 class ProgramHook(Protocol):
@@ -118,7 +148,7 @@ class TcxHook:
             os.close(found)
 
     def holds(self, program: int) -> bool:
-        return program in self._ids()
+        return program in _ids(self._ifindex, self._point)
 
     def generation(self) -> int | None:
         settings = map_at(self, SETTINGS)
@@ -131,20 +161,12 @@ class TcxHook:
         return None if value is None else int.from_bytes(value[:4], sys.byteorder)
 
     def ours(self) -> int | None:
-        for number in self._ids():
+        for number in _ids(self._ifindex, self._point):
             found = program_by_id(number)
             if program_name(found) == self._name:
                 return found
             os.close(found)
         return None
-
-    def _ids(self) -> list[int]:
-        """Of all programs there."""
-        ids = (_u32 * _MOST)()
-        count = _u32(_MOST)
-        what = "the programs of the interface could not be listed"
-        call(what, "bpf_prog_query", self._ifindex, self._point, _u32(0), None, ids, ctypes.byref(count))
-        return ids[: count.value]
 
     def detach(self) -> None:
         program = self.ours()

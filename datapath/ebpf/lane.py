@@ -19,18 +19,23 @@ import secrets
 import socket
 import struct
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Final
 
 from daemon.log import Logger
+from datapath.ebpf.clsact import ClsactHook
 from datapath.ebpf.datagrams import MAX_FLOWS
 from datapath.ebpf.hooks import Point, ProgramHook, hook_at
 from datapath.ebpf.libbpf import BpfError, BpfObject, LibbpfMissingError, map_entries, map_of_program, may_look_up
+from datapath.ebpf.node_link import NodeLink
 from datapath.ebpf.policy_maps import ETHERNET, NOTHING_EXCLUDED, Exclusions, HashKeys, PolicyMaps, compile_table
-from datapath.ebpf.program import EGRESS, INGRESS, LASTING, OBJECT, SHARED, UDP_FLOWS, ObjectMissingError
+from datapath.ebpf.program import EGRESS, INGRESS, LASTING, OBJECT, SHARED, TO_POD, UDP_FLOWS, ObjectMissingError
 from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
 from datapath.network_namespace import here
 from datapath.routing.table import RoutingTable
+from tc_core.compile.mark_tree import ROOT_HANDLE
+from tc_core.compile.packet_tree import ifb_name
 from tc_core.errors import InterfaceNotFoundError
 from tc_core.kernel import interface_not_found
 from traffic_policy.marks import ClassIds
@@ -40,6 +45,8 @@ log = Logger()
 
 _SIOCGIFHWADDR: Final = 0x8927
 _NAMES: Final = {Point.EGRESS: EGRESS, Point.INGRESS: INGRESS}
+"""By the way that packets go, as the Pod sees it."""
+_NAMES_AT_NODE: Final = {Point.EGRESS: EGRESS, Point.INGRESS: TO_POD}
 _WITH_ETHERNET_HEADERS: Final = (1, 772)
 """ARPHRD_ETHER and ARPHRD_LOOPBACK (linux/if_arp.h)"""
 
@@ -47,9 +54,11 @@ _WITH_ETHERNET_HEADERS: Final = (1, 772)
 class Lane:
     """The programs of one interface."""
 
-    def __init__(self, interface: str, shared: SharedMaps | None = None) -> None:
-        """``shared``: maps that it has in common with others; without them it has its own."""
+    def __init__(self, interface: str, shared: SharedMaps | None = None, link: NodeLink | None = None) -> None:
+        """``shared``: maps that it has in common with others; without them it has its own. ``link``: the interface is
+        the node's end of it, not the Pod's, so that what the Pod sends arrives there."""
         self._interface = interface
+        self._link = link
         self._shared = shared or SharedMaps()
         self._number = 0
         self._maps: dict[str, int] = {}
@@ -74,22 +83,24 @@ class Lane:
         ids: ClassIds,
         exclude: Exclusions = NOTHING_EXCLUDED,
         meaning: str | None = None,
+        received: frozenset[int] = frozenset(),
     ) -> bool:
         """Put a routing table in force; returns whether programs of ours were there already.
 
         ``meaning`` says all of it in words of its own: programs that an earlier call has put there with the same ones
-        are left as they are. None: they are always replaced.
+        are left as they are. None: they are always replaced. ``received``: ids of classes that limit what arrives.
 
         Raises :class:`~datapath.ebpf.libbpf.BpfError`, :class:`~datapath.ebpf.program.ObjectMissingError`,
         :class:`ConfigError`, :class:`InterfaceNotFoundError`.
         """
         hook, link_header = self._hook(), self._link_header()
-        self._listens = table.captures(Bound.INBOUND)
+        self._listens = table.captures(Bound.INBOUND) or bool(received)
         # While it is there no other namespace has the number, nor another one when the next process asks.
-        self._number = here()[1] & 0xFFFFFFFF
+        self._number = self._link.lane if self._link is not None else here()[1] & 0xFFFFFFFF
         generation = 1 + secrets.randbelow(2**32 - 1)
         if meaning is not None:
-            generation = _generation(f"{link_header} {self._shared.sizes} {meaning}")
+            place = f"{self._link} {sorted(received)}" if self._link is not None else ""
+            generation = _generation(f"{link_header} {self._shared.sizes} {meaning}{place}")
             if self._in_force(generation):
                 self._adopt(hook)
                 self._maps = self._shared.offer(self._maps)
@@ -103,6 +114,8 @@ class Lane:
             link_header=link_header,
             lane=self._number,
             exclude=exclude,
+            sockets=None if self._link is None else self._link.sockets,
+            received=received,
         )
         adopted = hook.attached()
         if adopted:
@@ -110,7 +123,7 @@ class Lane:
         with self._load(maps, {UDP_FLOWS: MAX_FLOWS if table.reads_quic else 1}) as loaded:
             hook.attach(loaded.program(EGRESS), generation)
             if self._listens:
-                self._hook(Point.INGRESS).attach(loaded.program(INGRESS), generation)
+                self._hook(Point.INGRESS).attach(loaded.program(self._name(Point.INGRESS)), generation)
             else:
                 self._hook(Point.INGRESS).detach()
             for name in LASTING:
@@ -135,7 +148,7 @@ class Lane:
             hook = self._hook(point)
             program = hook.program()
             if program is not None:
-                self._there[point] = self._index(), hook, program
+                self._there[point] = self._index(point), hook, program
 
     def _adopt(self, hook: ProgramHook) -> None:
         """Go on with the maps of an earlier process, if they can be had."""
@@ -159,13 +172,14 @@ class Lane:
     def _load(self, maps: PolicyMaps, sizes: Mapping[str, int]) -> BpfObject:
         """With the maps that outlive a policy; new ones if another build has left some that cannot be used."""
         self._retire([n for n, most in sizes.items() if n in self._maps and map_entries(self._maps[n]) != most])
+        names = [self._name(point) for point in self._points]
         try:
-            return self._shared.load(maps, self._maps, sizes, listens=self._listens)
+            return self._shared.load(maps, self._maps, sizes, names)
         except BpfError as error:
             if not self._maps:
                 raise
             # If that fails too, the maps are not the reason.
-            loaded = self._shared.load(maps, {}, sizes, listens=self._listens)
+            loaded = self._shared.load(maps, {}, sizes, names)
             log.warning("connections that are open go by port from now on", reason=str(error).splitlines()[0])
             self._retire(list(self._maps))
             return loaded
@@ -178,18 +192,18 @@ class Lane:
 
     def missing(self) -> list[str]:
         """What is not there any more. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
-        index = self._index()
-        return [
-            f"the program {_NAMES[point]} at {self._interface}"
-            for point in self._points
-            if (there := self._there.get(point)) is None or there[0] != index or not there[1].holds(there[2])
-        ]
+        return [f"the program {self._name(point)} at {self._interface}" for point in self._points if self._lacks(point)]
+
+    def _lacks(self, point: Point) -> bool:
+        index, there = self._index(point), self._there.get(point)
+        return there is None or there[0] != index or not there[1].holds(there[2])
 
     def remove(self) -> None:
         """Take the programs away, and with them the maps and verdicts. Raises what :meth:`missing` raises."""
         self.close()
         for point in Point:  # that for what leaves last: with it goes the clsact qdisc that came with it
-            self._hook(point).detach()
+            with suppress(InterfaceNotFoundError):
+                self._hook(point).detach()
 
     def _link_header(self) -> int:
         """Bytes before the network header of what leaves: those of Ethernet, or none (tunnels)."""
@@ -198,14 +212,25 @@ class Lane:
             answer = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, request)
         return ETHERNET if struct.unpack_from("=H", answer, 16)[0] in _WITH_ETHERNET_HEADERS else 0
 
-    def _hook(self, point: Point = Point.EGRESS) -> ProgramHook:
-        return hook_at(self._index(), _NAMES[point], point)
+    def _name(self, point: Point) -> str:
+        return _NAMES[point] if self._link is None else _NAMES_AT_NODE[point]
 
-    def _index(self) -> int:
+    def _hook(self, point: Point = Point.EGRESS) -> ProgramHook:
+        """Where the program is for what the Pod sends, or for what it receives."""
+        if self._link is None:
+            return hook_at(self._index(point), _NAMES[point], point)
+        if point is Point.EGRESS:
+            return ClsactHook(self._index(point), EGRESS, int(ROOT_HANDLE))
+        return hook_at(self._index(point), TO_POD, Point.EGRESS)
+
+    def _index(self, point: Point) -> int:
+        """Of the interface; what a Pod sends waits in a queue of another one at the node's end."""
+        elsewhere = self._link is not None and point is Point.EGRESS
+        device = ifb_name(self._interface) if elsewhere else self._interface
         try:
-            return socket.if_nametoindex(self._interface)
+            return socket.if_nametoindex(device)
         except OSError:
-            raise interface_not_found(self._interface, (name for _, name in socket.if_nameindex())) from None
+            raise interface_not_found(device, (name for _, name in socket.if_nameindex())) from None
 
 
 def _generation(meaning: str) -> int:
@@ -222,14 +247,16 @@ def _programs_digest() -> str:
         raise ObjectMissingError from None
 
 
-def remove_programs(interface: str) -> None:
+def remove_programs(interface: str, *, at_node: bool = False) -> None:
     """Take programs away that an earlier process has left at an interface. Without libbpf there are none.
+
+    ``at_node``: it is the node's end of a Pod's link.
 
     Raises :class:`~datapath.ebpf.libbpf.BpfError` where they are and cannot be taken away.
     """
     try:
-        Lane(interface).remove()
-    except (LibbpfMissingError, InterfaceNotFoundError):
+        Lane(interface, link=NodeLink(interface, 0, 0) if at_node else None).remove()
+    except LibbpfMissingError:
         return
     except BpfError as error:
         if error.number not in (errno.EPERM, errno.EACCES):

@@ -29,12 +29,14 @@ ETHERNET: Final = 14
 MOST_MATCHES: Final = 1024
 """Bits of a vector."""
 _VECTOR: Final = struct.Struct("=16Q")
-_SETTINGS: Final = struct.Struct("=IIIIII4Q16x")
+_SETTINGS: Final = struct.Struct("=IIIIII4Q4Qi20x")
 SETTINGS_BYTES: Final = _SETTINGS.size
 """Of ``struct settings``."""
 _WORD: Final = (1 << 64) - 1
-_BLOCKS_QUIC, _TELLS_DESTINATIONS, _TELLS_SOURCES = 1, 2, 4
+_BLOCKS_QUIC, _TELLS_DESTINATIONS, _TELLS_SOURCES, _AT_NODE = 1, 2, 4, 8
 """As in policy.h."""
+_OWN_SOCKETS: Final = -1
+"""BPF_F_CURRENT_NETNS: those of the interface's own network namespace."""
 _ALL_MATCHES: Final = 0
 """The number of that vector (ANY_CONTENT there)."""
 _PRIME: Final = 2**31 - 1
@@ -124,12 +126,15 @@ def compile_table(
     link_header: int = ETHERNET,
     lane: int = 0,
     exclude: Exclusions = NOTHING_EXCLUDED,
+    sockets: int | None = None,
+    received: Iterable[int] = (),
 ) -> PolicyMaps:
     """The maps for connections in both directions, inbound ones of TCP alone.
 
     ``link_header`` is the size of the interface's link-layer header, ``lane`` the number that says in the ring of
-    whom a record is. Raises :class:`ConfigError` if there are too many
-    matches.
+    whom a record is. ``sockets``: the programs are at the node's end of a link, and the Pod's network namespace has
+    this number there; ``received`` are then the ids of classes that limit what arrives. Raises :class:`ConfigError` if
+    there are too many matches.
     """
     matchers = table.entries
     if len(matchers) > MOST_MATCHES:
@@ -166,15 +171,20 @@ def compile_table(
         _BLOCKS_QUIC * (table.quic is Quic.BLOCK)
         | _TELLS_DESTINATIONS * (set(compiled["destinations"].values()) != {_number(_ALL_MATCHES)})
         | _TELLS_SOURCES * (set(compiled["sources"].values()) != {_number(_ALL_MATCHES)})
+        | _AT_NODE * (sockets is not None)
     )
-    settings = {_number(0): _settings(generation, keys, link_header, lane, flags, ids)}
-    return PolicyMaps({**compiled, "settings": settings, "vectors": vectors.entries})
+    settings = _SETTINGS.pack(
+        *(generation, keys.first, keys.second, link_header, lane, flags),
+        *_bits(ids.values()),
+        *_bits(received),
+        _OWN_SOCKETS if sockets is None else sockets,
+    )
+    return PolicyMaps({**compiled, "settings": {_number(0): settings}, "vectors": vectors.entries})
 
 
-def _settings(generation: int, keys: HashKeys, link_header: int, lane: int, flags: int, ids: ClassIds) -> bytes:
-    known = sum(1 << class_id for class_id in ids.values())
-    words = (known >> shift & _WORD for shift in range(0, 256, 64))
-    return _SETTINGS.pack(generation, keys.first, keys.second, link_header, lane, flags, *words)
+def _bits(class_ids: Iterable[int]) -> Iterator[int]:
+    known = sum(1 << class_id for class_id in class_ids)
+    return (known >> shift & _WORD for shift in range(0, 256, 64))
 
 
 @dataclass(slots=True)

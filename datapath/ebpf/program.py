@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +14,8 @@ OBJECT: Final = Path(__file__).parent / "lane.bpf.o"
 """What the build makes of ``programs/lane.bpf.c``; not there if it had no clang."""
 EGRESS: Final = "podlane_egress"
 INGRESS: Final = "podlane_ingress"
+TO_POD: Final = "podlane_to_pod"
+"""What :data:`INGRESS` is inside a Pod, at the node's end of its link; :data:`EGRESS` is the same at both."""
 JUDGE: Final = "podlane_judge"
 FLOWS: Final = "flows"
 """The map with the verdicts of connections, by socket."""
@@ -51,12 +53,10 @@ def load(
     reuse: Mapping[str, int] | None = None,
     *,
     sizes: Mapping[str, int] | None = None,
-    listens: bool = True,
-    judge: bool = False,
+    names: Collection[str] = (EGRESS, INGRESS),
 ) -> BpfObject:
-    """Load the programs and fill their maps. ``reuse``: descriptors of maps to go on with, by name. ``sizes``: of maps
-    that no policy fills. ``listens``: also the program for what clients open; ``judge``: also that for tests. The
-    kernel takes long to check each of them.
+    """Load the programs of these ``names`` and fill their maps. ``reuse``: descriptors of maps to go on with, by name.
+    ``sizes``: of maps that no policy fills. The kernel takes long to check each program.
 
     The caller closes the object. Raises :class:`ObjectMissingError`, :class:`BpfError`.
     """
@@ -64,7 +64,7 @@ def load(
         raise ObjectMissingError
     loaded = BpfObject(OBJECT)
     try:
-        unwanted = [name for name, wanted in ((INGRESS, listens), (JUDGE, judge)) if not wanted]
+        unwanted = [name for name in (EGRESS, INGRESS, TO_POD, JUDGE) if name not in names]
         loaded.load({**maps.sizes, **(sizes or {})}, reuse, unwanted)
         for name, entries in maps.entries.items():
             loaded.map(name).fill(entries.items())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
 from datapath.ebpf.libbpf import BpfObject, map_id
@@ -37,18 +37,20 @@ class SharedMaps:
         """Descriptors by name, which stay; empty until there are programs."""
         self._making = threading.Lock()
 
-    def load(self, maps: PolicyMaps, own: Mapping[str, int], sizes: Mapping[str, int], *, listens: bool) -> BpfObject:
-        """Load programs with these maps. ``own`` are maps to go on with; shared ones among them only if there are none
-        here yet. ``sizes`` are those of maps that no policy fills. Raises what :func:`~datapath.ebpf.program.load`
-        raises.
+    def load(
+        self, maps: PolicyMaps, own: Mapping[str, int], sizes: Mapping[str, int], names: Collection[str]
+    ) -> BpfObject:
+        """Load programs of these ``names`` with these maps. ``own`` are maps to go on with; shared ones among them
+        only if there are none here yet. ``sizes`` are those of maps that no policy fills. Raises what
+        :func:`~datapath.ebpf.program.load` raises.
         """
         if not self.fds:
             with self._making:
                 if not self.fds:
-                    loaded = load(maps, own, sizes={**self.sizes, **sizes}, listens=listens)
+                    loaded = load(maps, own, sizes={**self.sizes, **sizes}, names=names)
                     self.fds = {name: os.dup(loaded.map(name).fd) for name in SHARED}
                     return loaded
-        return load(maps, {**own, **self.fds}, sizes={**self.sizes, **sizes}, listens=listens)
+        return load(maps, {**own, **self.fds}, sizes={**self.sizes, **sizes}, names=names)
 
     def offer(self, found: Mapping[str, int]) -> dict[str, int]:
         """Use the shared ones among the maps of an earlier process's programs, if there are none here yet.

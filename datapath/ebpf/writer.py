@@ -11,6 +11,7 @@ from collections.abc import Callable
 from daemon.log import Logger
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.ebpf.lane import Lane
+from datapath.ebpf.node_link import NodeLink
 from datapath.ebpf.policy_maps import Exclusions
 from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
 from datapath.netfilter.capture_settings import CaptureSettings
@@ -32,17 +33,19 @@ class ProgramWriter:
     def __init__(
         self,
         shaping: Shaping,
-        remove_others: Callable[[], None],
+        remove_others: Callable[[], None] | None = None,
         on_fallback: Fallback | None = None,
         shared: SharedMaps | None = None,
+        link: NodeLink | None = None,
     ) -> None:
         """``remove_others`` removes what an earlier process with another datapath has left; called once, when the
-        programs are there. ``shared`` are maps in common with other interfaces. ``on_fallback`` is told that nothing is
-        to be done when this process ends."""
+        programs are there. ``shared`` are maps in common with other interfaces. ``link``: the shaped interface
+        is the node's end of it. ``on_fallback`` is told that nothing is to be done when this process ends."""
         self._shaping = shaping
         self._on_fallback = on_fallback
-        self._lane = Lane(shaping.interface, shared)
-        self._remove_others: Callable[[], None] | None = remove_others
+        self._link = link
+        self._lane = Lane(shaping.interface, shared, link)
+        self._remove_others = remove_others
         self._in_force: tuple[TrafficPolicy, ClassIds, CaptureSettings] | None = None
         self.adopted = False
         """Whether the last :meth:`write` found programs of an earlier process."""
@@ -75,6 +78,7 @@ class ProgramWriter:
                 asked.exclude_inbound_cidrs,
             ),
             meaning=_meaning(policy, self._shaping.ids, asked),
+            received=self._received(policy),
         )
         log.info("programs in place", interface=self._shaping.interface, adopted=self.adopted)
         self._in_force = wanted
@@ -83,6 +87,11 @@ class ProgramWriter:
         if self._remove_others is not None:
             self._remove_others()
             self._remove_others = None
+
+    def _received(self, policy: TrafficPolicy) -> frozenset[int]:
+        """The ids of classes that programs have to tell in what arrives, at the node's end."""
+        received = policy.received() if self._link is not None else None
+        return frozenset(self._shaping.ids[c.name] for c in received.classes) if received is not None else frozenset()
 
     @property
     def lasting(self) -> LaneMaps | None:

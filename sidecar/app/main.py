@@ -33,6 +33,7 @@ from sidecar.workers.forkserver import fork_server
 from sidecar.workers.pool import WorkerPool
 from sidecar.workers.sizing import worker_count
 from sidecar.workers.worker import work
+from tc_core.apply.ends import PodEnd
 from tc_core.probe import features
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
@@ -158,7 +159,7 @@ async def serve(
                 interface,
                 features.probe(),
                 replace=settings.replace,
-                relays=wanted.settings.datapath is Datapath.RELAY,
+                end=PodEnd(relays=wanted.settings.datapath is Datapath.RELAY),
                 received_counters=received_counters,
             )
             installer = Installer(detect_backend(settings.iptables))

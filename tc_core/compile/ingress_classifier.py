@@ -19,6 +19,8 @@ class IngressClassifier(StrEnum):
     """By the receiving socket, which the relay has marked (:mod:`tc_core.bpf.socket_program`)."""
     CONNMARK = "connmark"
     """By the connection's mark, set by the relay or the classifier and saved by rules."""
+    PROGRAMS = "programs"
+    """By the programs of ``datapath: ebpf`` at the node's end of a link, which know what they have decided."""
     PACING = "pacing"
     """Not at all: the relay limits its connections by reading more slowly, and the kernel limits all others."""
 
@@ -27,6 +29,7 @@ INGRESS_CLASSIFIERS: Final[Mapping[IngressClassifier, str]] = MappingProxyType(
     {
         IngressClassifier.SOCKETS: "by the socket that waits for it, which the relay has marked and a program looks up",
         IngressClassifier.CONNMARK: "by the mark of its connection",
+        IngressClassifier.PROGRAMS: "by the program that has decided about its connection",
         IngressClassifier.PACING: (
             "not by its packets: the relay holds the connections that it relays itself, by reading no faster, and the "
             "kernel holds them together to the total"

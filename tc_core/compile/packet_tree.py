@@ -139,6 +139,17 @@ def compile_ingress(
     return IngressTree(redirect.device, f"{_ALIAS} {interface}", tree, redirect)
 
 
+def ifb_for(interface: str, tree: TrafficTree) -> IngressTree:
+    """A tree that shapes all that arrives at an interface, whose filters are those of the tree itself."""
+    device = ifb_name(interface)
+    return IngressTree(device, f"{_ALIAS} {interface}", tree, RedirectFilter(INGRESS_HOOK, device))
+
+
+def arrives_at(alias: str) -> str:
+    """The interface of one of our ifbs, by its alias."""
+    return alias.removeprefix(_ALIAS).split(maxsplit=1)[0]
+
+
 def ifb_name(interface: str) -> str:
     """The name of the ifb for what arrives at an interface: ``ifb-eth0``, or a hash where that is too long."""
     name = f"ifb-{interface}"

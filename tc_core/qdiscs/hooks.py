@@ -16,6 +16,10 @@ INGRESS_HOOK: Final = Handle(0xFFFF, 0xFFF2)
 """TC_H_MIN_INGRESS: the parent of filters that see what arrives, below either of the two."""
 EGRESS_HOOK: Final = Handle(0xFFFF, 0xFFF3)
 """TC_H_MIN_EGRESS: the parent of filters that see what leaves, before any queue, below ``clsact`` alone."""
+PROGRAM_PRIO: Final = 0xC0DE
+"""Priority of a filter that is a program of ``datapath: ebpf``, which nobody else is likely to choose."""
+PROGRAM_PRIO_ARRIVING: Final = 0xC0D
+"""The same at :data:`INGRESS_HOOK`: before the redirection of limits for received traffic, which takes packets away."""
 
 
 @dataclass(frozen=True, slots=True)

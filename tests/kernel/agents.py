@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,12 @@ class RunningAgent:
     file: Path
     log: Path
     port: int
+    host: Host | None = None
+    """Where it runs; None: in the tests' own network namespace."""
 
     def get(self, path: str) -> str:
         """What the admin server answers, whatever the status."""
-        with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+        with inside(self.host), urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
             text: str = answer.read().decode()
             return text
 
@@ -107,33 +109,41 @@ def write_workloads(path: Path, *entries: Mapping[str, object]) -> None:
     fresh.replace(path)
 
 
-def start_agent(folder: Path, *entries: Mapping[str, object], datapath: str = "step-aside") -> RunningAgent:
+def start_agent(
+    folder: Path, *entries: Mapping[str, object], datapath: str = "step-aside", node: Host | None = None
+) -> RunningAgent:
     """Start it with these workloads and wait until it knows them; fails with its log when it ends instead.
 
-    Most tests are about what is in rules, or count connections.
+    Most tests are about what is in rules, or count connections. On a ``node`` it holds Pods at the node's end.
     """
     path = folder / "workloads.yaml"
     write_workloads(path, *entries)
-    return launch_agent(folder, "--workloads", str(path), "--datapath", datapath)
+    enforce = () if node is None else ("--enforce", "host")
+    return launch_agent(folder, "--workloads", str(path), "--datapath", datapath, *enforce, host=node)
 
 
-def launch_agent(folder: Path, *options: str) -> RunningAgent:
+def inside(host: Host | None) -> AbstractContextManager[None]:
+    """In its network namespace, if there is one."""
+    return nullcontext() if host is None else host.namespace.entered()
+
+
+def launch_agent(folder: Path, *options: str, host: Host | None = None) -> RunningAgent:
     """Start it with these options and wait until it knows its workloads; fails with its log when it ends instead."""
     log = folder / "agent.log"
     ready, theirs = os.pipe()
     options = (*options, "--state", str(folder / "state"), "--admin-port", str(free_port()))
+    command = [sys.executable, "-m", "podlane", "agent", "--ready-fd", str(theirs), "--log-level", "debug", *options]
+    if host is not None:
+        command = host.namespace.command(command)
     with log.open("ab") as stream:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "podlane", "agent", "--ready-fd", str(theirs), "--log-level", "debug", *options],
-            stdout=stream, stderr=stream, pass_fds=[theirs],
-        )  # fmt: skip
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, pass_fds=[theirs])
     os.close(theirs)
     with os.fdopen(ready) as pipe:
         port = pipe.readline()
     if not port.strip().isdecimal():
         process.kill()
         raise AssertionError(f"the agent ended with {process.wait(10)}, or has no admin port:\n{log.read_text()}")
-    return RunningAgent(process, folder / "workloads.yaml", log, int(port))
+    return RunningAgent(process, folder / "workloads.yaml", log, int(port), host)
 
 
 @contextmanager
@@ -148,7 +158,7 @@ def agents_to_end(folder: Path) -> Iterator[list[RunningAgent]]:
             if each.process.poll() is None:
                 each.stop(signal.SIGKILL)
             print(each.log.read_text())
-        cleanup(folder)
+        cleanup(folder, host=started[0].host if started else None)
 
 
 def free_port() -> int:
@@ -158,9 +168,11 @@ def free_port() -> int:
         return port
 
 
-def cleanup(folder: Path, *, code: int = 0) -> str:
+def cleanup(folder: Path, *, code: int = 0, host: Host | None = None) -> str:
     """``podlane agent --cleanup``; what it said, as it ended with this exit code."""
     command = [sys.executable, "-m", "podlane", "agent", "--cleanup", "--state", str(folder / "state")]
+    if host is not None:
+        command = host.namespace.command(command)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == code, done.stderr
     return done.stderr

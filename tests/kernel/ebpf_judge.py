@@ -94,7 +94,7 @@ def judge_for(policy: TrafficPolicy) -> Iterator[Judge]:
     """A judge for a policy."""
     table = RoutingTable.from_policy(policy)
     ids = ClassIds.assign(c.name for c in policy.classes)
-    with program.load(compile_table(table, ids, KEYS), judge=True) as loaded:
+    with program.load(compile_table(table, ids, KEYS), names=(program.JUDGE,)) as loaded:
         yield Judge(table, ids, loaded)
 
 

@@ -14,6 +14,7 @@ from datapath.exclusions import excluded_matches
 from datapath.netfilter.capture_settings import CaptureSettings
 from datapath.shaping import Shaping
 from datapath.shared_counters import SharedCounters
+from tc_core.apply.ends import PodEnd
 from tc_core.apply.execute import ApplyError
 from tc_core.bpf.socket_program import socket_redirect
 from tc_core.compile.ingress_classifier import IngressClassifier
@@ -374,7 +375,7 @@ classes:
 def test_where_the_mark_of_the_connection_tells_it_comes_before_packets(relays: bool) -> None:
     kernel = FakeKernel("eth0")
     there = TOLD_BY[IngressClassifier.CONNMARK] if relays else ALL_FEATURES
-    shaping = Shaping(kernel, "eth0", there, replace=False, relays=relays)
+    shaping = Shaping(kernel, "eth0", there, replace=False, end=PodEnd(relays=relays))
     policy = parse_policy(MARKED)
     assert apply(shaping, policy)
     assert shaping.ingress_classifier is IngressClassifier.CONNMARK
@@ -395,7 +396,7 @@ def test_where_the_mark_of_the_connection_tells_it_comes_before_packets(relays: 
 def test_stepping_aside_without_marks_of_connections_is_refused_with_the_remedy() -> None:
     kernel = FakeKernel("eth0")
     without = replace(ALL_FEATURES, connmark=absent(ALL_FEATURES.connmark.name, "not here"))
-    shaping = Shaping(kernel, "eth0", without, replace=False, relays=False)
+    shaping = Shaping(kernel, "eth0", without, replace=False, end=PodEnd(relays=False))
     policy = parse_policy(MARKED)
     with pytest.raises(MissingFeatureError, match="This policy needs marks of connections") as caught:
         shaping.begin(policy, shaping.ids_for(policy))

@@ -193,8 +193,14 @@ static __always_inline void keep(struct __sk_buff *skb, const struct packet *pac
 	flow->kept = 1 + was;
 }
 
-static __always_inline int send_in(struct __sk_buff *skb, __u32 class_id)
+/* At the node's end priority and mark would go on into the node's own rules and queues. So the program is the filter of
+ * the queue itself there, which takes its answer. */
+static __always_inline int send_in(struct __sk_buff *skb, const struct settings *settings, __u32 class_id)
 {
+	if (settings->flags & AT_NODE) {
+		skb->tc_classid = (LEAF & 0xffff) | class_id;
+		return TC_ACT_OK;
+	}
 	skb->priority = LEAF | class_id;
 	skb->mark = (skb->mark & ~MARK_BITS) | class_id << CLASS_SHIFT;
 	return TC_ACT_UNSPEC;
@@ -213,7 +219,7 @@ static __always_inline int of_connection(struct bpf_sock *sk, const struct packe
 }
 
 /* Whether a program listens where the packet comes from: then it answers a client. */
-static __always_inline int answers(struct __sk_buff *skb, const struct packet *packet)
+static __always_inline int answers(struct __sk_buff *skb, const struct packet *packet, const struct settings *settings)
 {
 	struct bpf_sock_tuple ends = {};
 	struct bpf_sock *sk;
@@ -224,12 +230,12 @@ static __always_inline int answers(struct __sk_buff *skb, const struct packet *p
 		ends.ipv4.saddr = packet->destination[3];
 		ends.ipv4.daddr = packet->source[3];
 		ends.ipv4.dport = packet->source_port;
-		sk = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv4), BPF_F_CURRENT_NETNS, 0);
+		sk = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv4), (__s64)settings->sockets, 0);
 	} else {
 		__builtin_memcpy(ends.ipv6.saddr, packet->destination, 16);
 		__builtin_memcpy(ends.ipv6.daddr, packet->source, 16);
 		ends.ipv6.dport = packet->source_port;
-		sk = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv6), BPF_F_CURRENT_NETNS, 0);
+		sk = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv6), (__s64)settings->sockets, 0);
 	}
 	if (!sk)
 		return 0;
@@ -241,6 +247,12 @@ static __always_inline int answers(struct __sk_buff *skb, const struct packet *p
 static __always_inline int exists(const struct settings *settings, __u8 class_id)
 {
 	return settings->class_ids[class_id >> 6 & 3] >> (class_id & 63) & 1;
+}
+
+/* Whether what arrives in this class has a limit of its own. */
+static __always_inline int receives(const struct settings *settings, __u8 class_id)
+{
+	return settings->received_ids[class_id >> 6 & 3] >> (class_id & 63) & 1;
 }
 
 /* What user space has said about a connection that it was shown. */
@@ -354,7 +366,7 @@ static __always_inline int send_datagram(struct __sk_buff *skb, struct packet *p
 	__u32 by_packet = class_of_packet(packet), class_id;
 
 	if (!(by_packet & CONTENT_DECIDES))
-		return send_in(skb, by_packet & 0xff);
+		return send_in(skb, settings, by_packet & 0xff);
 	class_id = class_of_flow(packet);
 	if (!exists(settings, class_id))
 		class_id = 0;
@@ -364,7 +376,7 @@ static __always_inline int send_datagram(struct __sk_buff *skb, struct packet *p
 		if (!show(skb, packet, 0, class_id) && !class_id)
 			count(by_packet, WAS_MISSED);
 	}
-	return send_in(skb, class_id ? class_id : by_packet & 0xff);
+	return send_in(skb, settings, class_id ? class_id : by_packet & 0xff);
 }
 
 SEC("tc") int podlane_egress(struct __sk_buff *skb)
@@ -383,21 +395,21 @@ SEC("tc") int podlane_egress(struct __sk_buff *skb)
 		/* A socket may be connected again: then a SYN comes before anything else. */
 		if (flow && flow->state == DECIDED && flow->generation == settings->generation &&
 		    sk->state != BPF_TCP_SYN_SENT)
-			return send_in(skb, flow->class_id);
+			return send_in(skb, settings, flow->class_id);
 	}
 	if (!read_packet(skb, &packet))
-		return send_in(skb, DEFAULT_CLASS);
+		return send_in(skb, settings, DEFAULT_CLASS);
 	if (packet.kind != KIND_TCP)
 		return send_datagram(skb, &packet, settings);
 	if (!sk || !of_connection(sk, &packet)) {
 		if ((packet.flags & (FLAG_SYN | FLAG_ACK)) == (FLAG_SYN | FLAG_ACK))
 			turn(&packet);
-		return send_in(skb, class_of_packet(&packet) & 0xff);
+		return send_in(skb, settings, class_of_packet(&packet) & 0xff);
 	}
 	if (!flow) {
-		flow = begin(sk, sk->state != BPF_TCP_SYN_SENT && answers(skb, &packet));
+		flow = begin(sk, sk->state != BPF_TCP_SYN_SENT && answers(skb, &packet, settings));
 		if (!flow)
-			return send_in(skb, class_of_packet(&packet) & 0xff);
+			return send_in(skb, settings, class_of_packet(&packet) & 0xff);
 	}
 	if ((packet.flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN) {
 		flow->first_byte = packet.sequence;
@@ -413,7 +425,7 @@ SEC("tc") int podlane_egress(struct __sk_buff *skb)
 	refresh(settings, &packet, flow);
 	if (flow->state != DECIDED && packet.data_length)
 		read_or_show(skb, &packet, settings, flow);
-	return send_in(skb, flow->class_id);
+	return send_in(skb, settings, flow->class_id);
 }
 
 /* Read what a client says first. Its packets themselves are left as they are. */
@@ -425,7 +437,7 @@ static __always_inline void hear(struct __sk_buff *skb, struct packet *packet, c
 	if (!flow) {
 		/* Turned for a moment: whether there is a listener at our end. */
 		turn(packet);
-		flow = answers(skb, packet) ? begin(sk, 1) : 0;
+		flow = answers(skb, packet, settings) ? begin(sk, 1) : 0;
 		turn(packet);
 	}
 	if (!flow || !flow->inbound || (flow->state == DECIDED && flow->generation == settings->generation))
@@ -435,36 +447,84 @@ static __always_inline void hear(struct __sk_buff *skb, struct packet *packet, c
 		read_or_show(skb, packet, settings, flow);
 }
 
+/* The socket of ours that a packet is for, which the caller lets go. */
+static __always_inline struct bpf_sock *receiver(struct __sk_buff *skb, const struct packet *packet,
+						 const struct settings *settings)
+{
+	struct bpf_sock_tuple ends = {};
+
+	if (packet->version == 4) {
+		ends.ipv4.saddr = packet->source[3];
+		ends.ipv4.daddr = packet->destination[3];
+		ends.ipv4.sport = packet->source_port;
+		ends.ipv4.dport = packet->destination_port;
+		return bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv4), (__s64)settings->sockets, 0);
+	}
+	__builtin_memcpy(ends.ipv6.saddr, packet->source, 16);
+	__builtin_memcpy(ends.ipv6.daddr, packet->destination, 16);
+	ends.ipv6.sport = packet->source_port;
+	ends.ipv6.dport = packet->destination_port;
+	return bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv6), (__s64)settings->sockets, 0);
+}
+
+static __always_inline int may_receive(const struct bpf_sock *sk)
+{
+	return sk->state == BPF_TCP_ESTABLISHED || sk->state == BPF_TCP_CLOSE_WAIT || sk->state == BPF_TCP_FIN_WAIT1 ||
+	       sk->state == BPF_TCP_FIN_WAIT2;
+}
+
 SEC("tc") int podlane_ingress(struct __sk_buff *skb)
 {
 	struct settings *settings = settings_in_force();
-	struct bpf_sock_tuple ends = {};
 	struct packet packet = {};
 	struct bpf_sock *found, *sk;
 
 	if (!settings || !read_packet(skb, &packet) || packet.kind != KIND_TCP || !packet.data_length)
 		return TC_ACT_UNSPEC;
 	packet.kind = KIND_INBOUND;
-	if (packet.version == 4) {
-		ends.ipv4.saddr = packet.source[3];
-		ends.ipv4.daddr = packet.destination[3];
-		ends.ipv4.sport = packet.source_port;
-		ends.ipv4.dport = packet.destination_port;
-		found = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv4), BPF_F_CURRENT_NETNS, 0);
-	} else {
-		__builtin_memcpy(ends.ipv6.saddr, packet.source, 16);
-		__builtin_memcpy(ends.ipv6.daddr, packet.destination, 16);
-		ends.ipv6.sport = packet.source_port;
-		ends.ipv6.dport = packet.destination_port;
-		found = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv6), BPF_F_CURRENT_NETNS, 0);
-	}
+	found = receiver(skb, &packet, settings);
 	if (!found)
 		return TC_ACT_UNSPEC;
 	sk = bpf_sk_fullsock(found);
-	if (sk && (sk->state == BPF_TCP_ESTABLISHED || sk->state == BPF_TCP_CLOSE_WAIT ||
-		   sk->state == BPF_TCP_FIN_WAIT1 || sk->state == BPF_TCP_FIN_WAIT2))
+	if (sk && may_receive(sk))
 		hear(skb, &packet, settings, sk);
 	bpf_sk_release(found);
+	return TC_ACT_UNSPEC;
+}
+
+/* What goes to the Pod, at the node's end of its link: its clients are heard, and what belongs to a connection that a name
+ * has decided is in that class. All else is left to the filters of the queue, which look at packets. Another namespace
+ * clears the priority. */
+SEC("tc") int podlane_to_pod(struct __sk_buff *skb)
+{
+	struct settings *settings = settings_in_force();
+	struct packet packet = {};
+	struct bpf_sock *found, *sk;
+	__u32 class_id = 0;
+	struct flow *flow;
+
+	if (!settings || !read_packet(skb, &packet))
+		return TC_ACT_UNSPEC;
+	if (packet.kind == KIND_UDP) {
+		turn(&packet);
+		class_id = class_of_flow(&packet);
+	} else if (packet.kind == KIND_TCP) {
+		packet.kind = KIND_INBOUND;
+		found = receiver(skb, &packet, settings);
+		if (!found)
+			return TC_ACT_UNSPEC;
+		sk = bpf_sk_fullsock(found);
+		if (sk && may_receive(sk)) {
+			if (packet.data_length)
+				hear(skb, &packet, settings, sk);
+			flow = bpf_sk_storage_get(&flows, sk, 0, 0);
+			if (flow && flow->by == BY_CONTENT)
+				class_id = flow->class_id;
+		}
+		bpf_sk_release(found);
+	}
+	if (class_id && exists(settings, class_id))
+		skb->priority = LEAF | (receives(settings, class_id) ? class_id : DEFAULT_CLASS);
 	return TC_ACT_UNSPEC;
 }
 

@@ -29,6 +29,8 @@ struct waiting {
 #define BLOCKS_QUIC 1 /* where a name in it could decide */
 #define TELLS_DESTINATIONS 2 /* networks, so that they are to be looked up */
 #define TELLS_SOURCES 4
+/* The programs are at the node's end of a Pod's link, not inside the Pod's network namespace. */
+#define AT_NODE 8
 
 struct settings {
 	__u32 generation; /* another one for each policy: flows of an earlier one are looked at again */
@@ -37,6 +39,9 @@ struct settings {
 	__u32 lane; /* whose programs these are, among those that share a ring */
 	__u32 flags;
 	__u64 class_ids[4]; /* a bit for each class id that exists */
+	__u64 received_ids[4]; /* and for each that limits what arrives, where programs tell the class of that */
+	__s32 sockets; /* the number of the network namespace that has the sockets; negative: that of the interface */
+	__u32 zero;
 	struct waiting shown; /* written by the programs */
 };
 
