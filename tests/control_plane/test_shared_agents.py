@@ -22,6 +22,8 @@ from control_plane.fleet.rollout_driver import PrometheusGates, RolloutDriver
 from control_plane.fleet.shared_agents import SharedAgents
 from control_plane.fleet.status_document import read_status, write_status
 from control_plane.gateway.rpc import GrpcStatus
+from control_plane.live.messages import LiveScope, Topic
+from control_plane.live.topics import WINDOWS, Picture, TenantView
 from control_plane.store.errors import StoreError
 from fleet_api.agent_pb2 import LaneSum, Report, WorkloadState
 
@@ -289,7 +291,12 @@ def test_figures_are_sums_over_all_processes(process: Callable[[], Process]) -> 
     for each in (one, two):
         with each.bench.plane.reading("default") as tenant:
             [reading] = TenantSight(tenant, each.bench.fleet.agents("default"), until, 0.0).readings(rule)
+            view = TenantView(Picture.from_tenant(tenant, None), float(until), each.bench.fleet.agents("default"))
         assert reading.value == pytest.approx(10 / 1010), "whoever looks after alerts sees the packets of all"
+        others = 10 if each is one else 1000
+        for scope in (LiveScope(), LiveScope(cluster="east")):
+            assert WINDOWS[Topic.AGENTS].totals(view, scope, [])["packets"] == others
+        assert WINDOWS[Topic.CLUSTERS].items(view, LiveScope())[0]["packets"] >= others
 
 
 def test_who_starts_later_has_the_last_minute_and_who_has_ended_adds_nothing(process: Callable[[], Process]) -> None:
