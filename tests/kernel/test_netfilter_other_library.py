@@ -35,6 +35,7 @@ PROOFS = {
 
 
 @pytest.mark.root
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(BackendKind.PYTHON not in installed_backends(), reason=NO_PYTHON_IPTABLES)
 def test_the_contract_holds_with_the_libxtables_that_this_machine_lacks(lab: Lab, tmp_path: Path) -> None:
