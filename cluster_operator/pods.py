@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from traffic_policy.cluster.objects import PodLabels
-from traffic_policy.pod.annotations import MODE_LABEL, POLICY
+from traffic_policy.pod.annotations import (
+    EFFECTIVE,
+    KUBERNETES_EGRESS,
+    KUBERNETES_INGRESS,
+    MODE_LABEL,
+    POLICY,
+    PREFIX,
+    STATUS,
+)
 
 _ENDED = ("Succeeded", "Failed")
 _SIDECAR = "podlane"
 """The name of an injected container."""
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarState:
+    """The sidecar in a Pod: the Pod's name and ``annotations`` about limits, and whether the container is ready."""
+
+    pod: str
+    annotations: Mapping[str, str]
+    ready: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +45,8 @@ class WatchedPod:
     obstacle: str = ""
     own_policy: str = ""
     """The ConfigMap that its annotations name as its policy."""
+    sidecar: SidecarState | None = None
+    """None: it has none, or one that does not follow policies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +65,32 @@ def needed_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
     about, spec = _mapping(pod.get("metadata")), _mapping(pod.get("spec"))
     annotations = _mapping(about.get("annotations"))
     kept = {key: about.get(key) for key in ("namespace", "uid", "labels", "creationTimestamp")}
-    if POLICY in annotations:
-        kept["annotations"] = {POLICY: annotations[POLICY]}
     containers = (each for key in ("initContainers", "containers") for each in spec.get(key) or ())
+    sidecar = any(_mapping(each).get("name") == _SIDECAR for each in containers)
+    if sidecar:
+        kept["name"] = about.get("name")
+        kept["annotations"] = {name: text for name, text in annotations.items() if _about_limits(name)}
+        if (text := annotations.get(EFFECTIVE)) is not None:
+            kept["annotations"][EFFECTIVE] = sys.intern(text)  # many Pods have the same one
+    elif POLICY in annotations:
+        kept["annotations"] = {POLICY: annotations[POLICY]}
     return {
         "metadata": kept,
         "phase": _mapping(pod.get("status")).get("phase"),
         "host": spec.get("hostNetwork") is True,
-        "sidecar": any(_mapping(each).get("name") == _SIDECAR for each in containers),
+        "sidecar": sidecar,
+        "ready": sidecar and _is_ready(_mapping(pod.get("status"))),
     }
+
+
+def _about_limits(name: str) -> bool:
+    return (name.startswith(PREFIX) and name != STATUS) or name in (KUBERNETES_EGRESS, KUBERNETES_INGRESS)
+
+
+def _is_ready(status: Mapping[str, Any]) -> bool:
+    """A native sidecar is among the init containers; it is ready when its startup probe has succeeded."""
+    found = (each for key in ("initContainerStatuses", "containerStatuses") for each in status.get(key) or ())
+    return any(each.get("name") == _SIDECAR and each.get("ready") is True for each in map(_mapping, found))
 
 
 def watched_pod(pod: Mapping[str, Any]) -> WatchedPod | None:
@@ -62,14 +99,17 @@ def watched_pod(pod: Mapping[str, Any]) -> WatchedPod | None:
         return None
     about = pod["metadata"]
     labels = _mapping(about.get("labels"))
-    obstacle = ""
+    annotations = _mapping(about.get("annotations"))
+    obstacle, sidecar = "", None
     if pod["host"]:
         obstacle = "The Pod uses its node's network (hostNetwork: true), for which policies are not."
+    elif pod["sidecar"] and EFFECTIVE in annotations:
+        sidecar = SidecarState(str(about.get("name")), annotations, pod["ready"])
     elif pod["sidecar"]:
-        obstacle = "The Pod has a sidecar, which follows its annotations alone."
+        obstacle = f"Its sidecar was injected without the annotation {EFFECTIVE}. Create the Pod again."
     elif labels.get(MODE_LABEL) in ("none", "sidecar"):
         obstacle = f"Its label {MODE_LABEL} keeps agents from it."
-    own = _mapping(about.get("annotations")).get(POLICY, "")
+    own = annotations.get(POLICY, "")
     return WatchedPod(
         str(about["uid"]),
         str(about["namespace"]),
@@ -78,6 +118,7 @@ def watched_pod(pod: Mapping[str, Any]) -> WatchedPod | None:
         pod["phase"] == "Running",
         obstacle,
         str(own),
+        sidecar,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import trio
 
 from cluster_operator.pods import ReportedPod, WatchedPod, needed_of_pod, reported_pods, watched_pod
+from cluster_operator.sidecars import SidecarKeeper, WatchedNamespace
 from cluster_operator.status import PolicyTally, differs, status_of
 from cluster_operator.tally_book import TallyBook
 from daemon.kubernetes.api import (
@@ -34,6 +35,7 @@ from daemon.log import Logger
 from traffic_policy.cluster.faults import faults
 from traffic_policy.cluster.kinds import API_VERSION, KINDS
 from traffic_policy.cluster.objects import PolicyObject
+from traffic_policy.pod.annotations import MAX_EGRESS, MAX_INGRESS
 
 _SPACING_S: Final = 0.5
 _LOOK_S: Final = 5.0
@@ -66,6 +68,8 @@ class ClusterView:
     policies: dict[str, tuple[PolicySeen, ...]] = field(default_factory=dict)
     pods: tuple[WatchedPod, ...] | None = None
     namespaces: Mapping[str, Mapping[str, str]] | None = None
+    details: Mapping[str, WatchedNamespace] = field(default_factory=dict)
+    """The same with what they allow."""
     reports: Mapping[str, ReportedPod] | None = None
 
     @property
@@ -113,6 +117,7 @@ class StatusWriter:
         self._events = events
         self._book = TallyBook()
         self._kept: dict[str, _Kept] = {}
+        self._sidecars = SidecarKeeper(api)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -124,6 +129,7 @@ class StatusWriter:
             nursery.start_soon(self._follow, all_pods(), partial(_saw_pods, view), changed, _needed_of_pod)
             nursery.start_soon(self._follow, all_namespaces(), partial(_saw_namespaces, view), changed, _needed_labels)
             nursery.start_soon(self._follow, traffic_reports(), partial(_saw_reports, view), changed, _needed_of_report)
+            nursery.start_soon(self._sidecars.run)
             while True:
                 with trio.move_on_after(_LOOK_S):
                     await changed.wait()
@@ -162,7 +168,9 @@ class StatusWriter:
         assert view.reports is not None
         now = datetime.now(UTC)
         seen = [each for kind in KINDS for each in view.policies[kind]]
-        counted = self._book.tallies((each.policy for each in seen), view.pods, view.namespaces, view.reports, now)
+        policies = [each.policy for each in seen]
+        reports = {**view.reports, **self._sidecars.look(policies, view.pods, view.details)}
+        counted = self._book.tallies(policies, view.pods, view.namespaces, reports, now)
         self._kept = {each.policy.uid: self._known(each) for each in seen}
         wanted = []
         for each in seen:
@@ -263,11 +271,14 @@ def _needed_of_pod(pod: Mapping[str, Any]) -> dict[str, WatchedPod | None]:
 
 def _saw_namespaces(view: ClusterView, objects: Objects) -> None:
     view.namespaces = {str(each["name"]): each["labels"] for each in objects.values()}
+    view.details = {str(each["name"]): WatchedNamespace(each["labels"], each["maxima"]) for each in objects.values()}
 
 
 def _needed_labels(namespace: Mapping[str, Any]) -> dict[str, Any]:
     about = namespace.get("metadata") or {}
-    return {"name": about.get("name"), "labels": about.get("labels") or {}}
+    annotations = about.get("annotations") or {}
+    maxima = {name: annotations[name] for name in (MAX_EGRESS, MAX_INGRESS) if name in annotations}
+    return {"name": about.get("name"), "labels": about.get("labels") or {}, "maxima": maxima}
 
 
 def _saw_reports(view: ClusterView, objects: Objects) -> None:

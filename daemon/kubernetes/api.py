@@ -89,6 +89,10 @@ def node_of_name(name: str) -> ObjectCollection:
     return ObjectCollection("/api/v1", "nodes", f"metadata.name={name}")
 
 
+def pod(namespace: str, name: str) -> Resource:
+    return Resource("/api/v1", "pods", name, namespace)
+
+
 def all_pods() -> ObjectCollection:
     return ObjectCollection("/api/v1", "pods")
 

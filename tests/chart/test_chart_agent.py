@@ -124,7 +124,7 @@ def test_the_operators_rights_are_these_and_one_lease(monkeypatch: pytest.Monkey
     watched = {*policies, "trafficreports", "pods", "namespaces"}
     assert rights == {
         *((each, verb) for each in watched for verb in ("list", "watch")),
-        *((f"{each}/status", "patch") for each in policies), ("events", "create"), ("events", "patch"),
+        *((f"{each}/status", "patch") for each in policies), ("events", "create"), ("events", "patch"), ("pods", "patch"),
     }  # fmt: skip
     (rule,) = the(mine, "Role")["rules"]
     deployment = the(mine, "Deployment")["spec"]
@@ -142,6 +142,13 @@ def test_the_operators_rights_are_these_and_one_lease(monkeypatch: pytest.Monkey
     assert deployment["replicas"] == 2
     off = Values({"agent": {"enabled": True}, "operator": {"enabled": False}})
     assert not [m for m in render(off) if m["metadata"]["labels"].get("app.kubernetes.io/component") == "operator"]
+    for alone, there in (({}, False), ({"alone": True}, True), ({"alone": True, "enabled": False}, False)):
+        without_agents = render(Values({"operator": alone}))
+        roles = {m["metadata"]["name"] for m in of_kind(without_agents, "ClusterRole")}
+        assert any("operator" in name for name in roles) is there
+        assert any(name.startswith("edit-policies") for name in roles) is there
+        webhooks = the(without_agents, "ValidatingWebhookConfiguration")["webhooks"]
+        assert any(webhook["name"] == "policies.validate.podlane.io" for webhook in webhooks) is there
 
 
 def test_who_may_edit_a_namespace_may_edit_its_policies() -> None:

@@ -130,7 +130,9 @@ def test_agents_pods_are_checked_by_the_same() -> None:
     agents = rules(WEB, GUARD, mode=Mode.AGENT)
     assert asked(validate_for_agent, review(pod(annotations=BARE)), agents)["allowed"]
     own = {"podlane.io/classes": '[{"name": "x", "rate": "95Mbit", "match": {"port": 80}}]'}
-    assert "Cannot guarantee 105 Mbit/s inside 100 Mbit/s." in refusal(validate_for_agent, review(pod(annotations=own)), agents)
+    assert "Cannot guarantee 105 Mbit/s inside 100 Mbit/s." in refusal(
+        validate_for_agent, review(pod(annotations=own)), agents
+    )
     broken = rules(tpol("web", classes=[lane("a"), lane("b")]), mode=Mode.AGENT)
     assert asked(validate_for_agent, review(pod(annotations=BARE)), broken)["allowed"]
 

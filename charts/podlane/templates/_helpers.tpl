@@ -80,6 +80,11 @@ app.kubernetes.io/component: control-plane
 {{- end -}}
 {{- end -}}
 
+{{/* Whether somebody follows changes of TrafficPolicies: agents, or the operator for sidecars. */}}
+{{- define "podlane.hasPolicies" -}}
+{{- if or .Values.agent.enabled (and .Values.operator.enabled .Values.operator.alone) }}true{{ end -}}
+{{- end -}}
+
 {{/* 52 characters at most, as above: of a Deployment. */}}
 {{- define "podlane.operator" -}}
 {{- include "podlane.fullname" . | trunc -43 | trimPrefix "-" }}-operator
@@ -398,7 +403,7 @@ warnings about their Pods. None has to wait for an injector (Ignore), since agen
 for all else that happens to them, as to their labels and finalizers: nobody is asked, and neither about one that is being deleted.
 */}}
 {{- define "podlane.policyWebhook" -}}
-{{- if .Values.agent.enabled }}
+{{- if include "podlane.hasPolicies" . }}
 - name: policies.validate.{{ include "podlane.domain" . }}
   {{- include "podlane.webhookCall" (dict "root" . "path" "/validate/policies") | nindent 2 }}
   rules:

@@ -1,0 +1,171 @@
+"""Keeps what policies of the cluster say on each Pod with a sidecar, and tells which Pods have it.
+
+A sidecar asks no API server: it follows the annotation :data:`~traffic_policy.pod.annotations.EFFECTIVE` of its Pod. It
+is written where it differs, by one request for a Pod, and some a second at most: each has a kubelet look at the Pod.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import trio
+
+from cluster_operator.pods import ReportedPod, SidecarState, WatchedPod, labels_for_selectors
+from daemon.kubernetes.api import ApiServer, pod
+from daemon.kubernetes.errors import ApiError, NotFoundError
+from daemon.log import Logger
+from traffic_policy.cluster.objects import ClusterPolicies, PolicyObject
+from traffic_policy.cluster.status_schema import LONGEST_REASON
+from traffic_policy.errors import shortened
+from traffic_policy.pod.annotations import EFFECTIVE
+from traffic_policy.pod.effective import AnnotationsError
+from traffic_policy.pod.governed import Governance, governed
+from traffic_policy.pod.namespace import NamespaceRules
+
+_SPACING_S: Final = 0.02
+"""Seconds between two requests."""
+_AGAIN_S: Final = 10.0
+"""Seconds before the same is written to a Pod again: the API server tells of a change a little later."""
+_REMEMBERED: Final = 1024
+
+log_some = Logger(spacing=10.0)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedNamespace:
+    """The labels of one, and the annotations in which it says what Pods may have at most."""
+
+    labels: Mapping[str, str]
+    maxima: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarVerdict:
+    """``wanted``: what the annotation of a Pod is to say; None: what is there cannot be changed for the better."""
+
+    report: ReportedPod
+    wanted: str | None
+
+
+def judged(
+    found: WatchedPod, sidecar: SidecarState, policies: ClusterPolicies, namespace: WatchedNamespace
+) -> SidecarVerdict:
+    """What is known of a Pod with a sidecar, and what it is to have. Pure.
+
+    It counts as programmed when its annotation is current and its container ready: that its kubelet has brought the
+    change into the Pod by now, nobody tells. What the sidecar will refuse is found out here, by the same function.
+    """
+    verdict = policies.verdict(labels_for_selectors(found, {found.namespace: namespace.labels}))
+    won = verdict.winner
+    about = ("", 0) if won is None else (won.uid, won.generation)
+    try:
+        rules = NamespaceRules.from_annotations(namespace.maxima)
+        wanted = Governance.from_verdict(verdict, rules).text()
+        clamped = ""
+        if not found.own_policy:
+            clamped = _clamped(tuple(sorted({**sidecar.annotations, EFFECTIVE: wanted}.items())))
+    except AnnotationsError as error:
+        return SidecarVerdict(ReportedPod(*about, "failed", _line(str(error)), ""), None)
+    current = sidecar.annotations[EFFECTIVE] == wanted
+    state = "programmed" if current and sidecar.ready else "waiting"
+    return SidecarVerdict(ReportedPod(*about, state, "", _line(clamped)), None if current else wanted)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _clamped(annotations: tuple[tuple[str, str], ...]) -> str:
+    """What caps lower. Raises :class:`AnnotationsError` for what the sidecar will refuse."""
+    return " ".join(map(str, governed(dict(annotations)).clamps))
+
+
+def _line(text: str) -> str:
+    return shortened(" ".join(text.split()), LONGEST_REASON)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What a verdict was made of, beside the policies."""
+
+    pod: WatchedPod
+    namespace: WatchedNamespace
+    verdict: SidecarVerdict
+
+
+class SidecarKeeper:
+    """Of all Pods of a cluster."""
+
+    def __init__(self, api: ApiServer) -> None:
+        self._api = api
+        self._policies: tuple[PolicyObject, ...] | None = None
+        self._known: dict[str, _Known] = {}
+        self._due = trio.Event()
+        self._written: dict[str, tuple[str, float]] = {}
+        """By the UID of a Pod: what was written last, or tried, and when."""
+        self._failures: dict[str, str] = {}
+        """By the UID of a Pod: why the last attempt has failed."""
+
+    def look(
+        self, policies: Iterable[PolicyObject], pods: Iterable[WatchedPod], namespaces: Mapping[str, WatchedNamespace]
+    ) -> dict[str, ReportedPod]:
+        """What there is to say of Pods with sidecars, by UID, as an agent reports its Pods. What is to be written is
+        left to :meth:`run`."""
+        now = tuple(policies)
+        before = self._known if now == self._policies else {}
+        self._policies = now
+        of_cluster = ClusterPolicies(now)
+        self._known = {}
+        for each in pods:
+            if each.sidecar is None:
+                continue
+            namespace = namespaces.get(each.namespace, WatchedNamespace({}, {}))
+            old = before.get(each.uid)
+            if old is None or (old.pod, old.namespace) != (each, namespace):
+                old = _Known(each, namespace, judged(each, each.sidecar, of_cluster, namespace))
+            self._known[each.uid] = old
+        self._written = {uid: wrote for uid, wrote in self._written.items() if uid in self._known}
+        wanting = {uid for uid, known in self._known.items() if known.verdict.wanted is not None}
+        self._failures = {uid: why for uid, why in self._failures.items() if uid in wanting}
+        if wanting:
+            self._due.set()
+        return {uid: self._report(uid, known.verdict.report) for uid, known in self._known.items()}
+
+    def _report(self, uid: str, report: ReportedPod) -> ReportedPod:
+        failure = self._failures.get(uid)
+        if failure is None or report.state == "failed":
+            return report
+        return ReportedPod(report.policy, report.generation, "failed", failure, report.clamped)
+
+    async def run(self) -> None:
+        """Write what is to be written, until cancelled."""
+        while True:
+            await self._due.wait()
+            self._due = trio.Event()
+            for uid in list(self._known):
+                # What was found out meanwhile counts.
+                known = self._known.get(uid)
+                if known is None or (wanted := known.verdict.wanted) is None or not self._is_due(uid, wanted):
+                    continue
+                self._written[uid] = wanted, trio.current_time()
+                await self._write(known.pod, wanted)
+                await trio.sleep(_SPACING_S)
+
+    def _is_due(self, uid: str, wanted: str) -> bool:
+        text, at = self._written.get(uid, ("", 0.0))
+        return text != wanted or trio.current_time() >= at + _AGAIN_S
+
+    async def _write(self, found: WatchedPod, wanted: str) -> None:
+        assert found.sidecar is not None
+        # With its UID, so that another Pod of its name is not meant.
+        change = {"metadata": {"uid": found.uid, "annotations": {EFFECTIVE: wanted}}}
+        try:
+            await self._api.patch(pod(found.namespace, found.sidecar.pod), change)
+        except NotFoundError:
+            return
+        except ApiError as error:
+            self._failures[found.uid] = _line(f"Its sidecar cannot be told. {error}")
+            log_some.warning("a sidecar cannot be told its policy", namespace=found.namespace, pod=found.sidecar.pod,
+                             error=str(error))  # fmt: skip
+        else:
+            self._failures.pop(found.uid, None)
