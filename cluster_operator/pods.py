@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from traffic_policy.pod.annotations import (
     PREFIX,
     STATUS,
 )
+from traffic_policy.pod.governed import NOTHING
 
 _ENDED = ("Succeeded", "Failed")
 _SIDECAR = "podlane"
@@ -70,7 +72,8 @@ def needed_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
     if sidecar:
         kept["name"] = about.get("name")
         kept["annotations"] = {name: text for name, text in annotations.items() if _about_limits(name)}
-        if (text := annotations.get(EFFECTIVE)) is not None:
+        text = annotations.get(EFFECTIVE, NOTHING if _is_governed(annotations.get(STATUS)) else None)
+        if text is not None:
             kept["annotations"][EFFECTIVE] = sys.intern(text)  # many Pods have the same one
     elif POLICY in annotations:
         kept["annotations"] = {POLICY: annotations[POLICY]}
@@ -85,6 +88,14 @@ def needed_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
 
 def _about_limits(name: str) -> bool:
     return (name.startswith(PREFIX) and name != STATUS) or name in (KUBERNETES_EGRESS, KUBERNETES_INGRESS)
+
+
+def _is_governed(status: object) -> bool:
+    """Whether a sidecar follows policies, as the injector has written about it."""
+    try:
+        return _mapping(json.loads(str(status))).get("governed") is True
+    except (ValueError, RecursionError):
+        return False
 
 
 def _is_ready(status: Mapping[str, Any]) -> bool:
@@ -106,7 +117,7 @@ def watched_pod(pod: Mapping[str, Any]) -> WatchedPod | None:
     elif pod["sidecar"] and EFFECTIVE in annotations:
         sidecar = SidecarState(str(about.get("name")), annotations, pod["ready"])
     elif pod["sidecar"]:
-        obstacle = f"Its sidecar was injected without the annotation {EFFECTIVE}. Create the Pod again."
+        obstacle = "Its sidecar was injected without following policies. Create the Pod again."
     elif labels.get(MODE_LABEL) in ("none", "sidecar"):
         obstacle = f"Its label {MODE_LABEL} keeps agents from it."
     own = annotations.get(POLICY, "")

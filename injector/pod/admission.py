@@ -23,6 +23,7 @@ from injector.pod.list_diff import Items
 from injector.pod.patch import patch
 from injector.pod.plan import InjectionPlan, Skip, governance_of, mode_of, plan
 from injector.pod.reviews import ReviewRequest, Rules, SharedPolicies, allowed, answered
+from injector.pod.status import InjectionStatus
 from traffic_policy.pod.annotations import (
     CPU_LIMIT,
     CPU_REQUEST,
@@ -40,6 +41,7 @@ from traffic_policy.pod.annotations import (
     MESH,
     POLICY,
     PREFIX,
+    STATUS,
 )
 from traffic_policy.pod.mode import Mode
 from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
@@ -173,9 +175,15 @@ def _refuse_another_image(before: Mapping[str, Any], pod: Mapping[str, Any], def
 
 def _refuse_another_governance(before: Mapping[str, Any], pod: Mapping[str, Any], rules: Rules) -> None:
     """Whoever writes what policies of the cluster say of a Pod, it must be that: the operator does, and is right."""
-    has_sidecar = any(pods.name_of(each) == NAME for each in pods.all_containers(pod))
+    if not any(pods.name_of(each) == NAME for each in pods.all_containers(pod)):
+        return
+    old_status, new_status = (InjectionStatus.from_pod(each) for each in (before, pod))
+    if old_status and old_status.governed and not (new_status and new_status.governed):
+        raise InjectionError(
+            f"By {STATUS} Podlane's operator knows that this Pod follows policies. Leave it as it was."
+        )
     old, new = (pods.annotations_of(each).get(EFFECTIVE) for each in (before, pod))
-    if has_sidecar and old != new and new != governance_of(rules()):
+    if old != new and new != governance_of(rules()):
         raise InjectionError(
             f"{EFFECTIVE} is not what policies of the cluster say of this Pod. Podlane's operator writes it: leave it "
             "as it was, and change the TrafficPolicy, or the Pod's other annotations."

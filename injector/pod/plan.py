@@ -58,8 +58,8 @@ the same ones, and each Pod is reviewed twice or more; evaluating them is most o
 class InjectionPlan:
     """The additions to a Pod: items for the lists of its spec, the status, and ``annotations`` that its namespace has
     for it. ``warnings`` go to the client that creates it. ``trusted``: further repositories of images that an injected
-    container may have. ``governance``: the text of the annotation with what the cluster says of it; None: the cluster's
-    policies are not known, and there is none."""
+    container may have. ``governance``: the text of the annotation with what the cluster says of it; None: there is
+    none."""
 
     items: Items
     status: InjectionStatus
@@ -98,8 +98,7 @@ def plan(
     if (skip := _skip(pod)) is not None:
         return _unless_enforced(skip, rules)
     if not asked:
-        reason = f"It has no limits: {_no_policy(rules)} annotation {PREFIX}... says any. {_REFERENCE}"
-        return _unless_enforced(Skip(reason), rules)
+        return _unless_enforced(Skip(_no_limits(rules)), rules)
     bare = without_ours(pod)
     _refuse_conflicts(bare)
     _refuse_foreign_mounts(bare)
@@ -123,7 +122,7 @@ def plan(
     items = _items(bare, defaults, policy, resources, name, mesh)
     return InjectionPlan(
         items=items,
-        status=_status(pod, bare, items, digest, defaults.revision),
+        status=_status(pod, bare, items, digest, defaults.revision, governed=rules.verdict is not None),
         warnings=(
             *policy.warnings,
             *warnings,
@@ -210,14 +209,19 @@ def _is_governed(pod: Mapping[str, Any], rules: NamespaceRules) -> bool:
     return governed and pods.spec_of(pod).get("hostNetwork") is not True
 
 
-def _no_policy(rules: NamespaceRules) -> str:
-    return "no" if rules.verdict is None else "no TrafficPolicy is for it, and no"
+def _no_limits(rules: NamespaceRules) -> str:
+    annotation = f"no annotation {PREFIX}... says any"
+    if rules.verdict is None:
+        return f"It has no limits: {annotation}, and TrafficPolicies are not known here. {_REFERENCE}"
+    return f"It has no limits: no TrafficPolicy is for it, and {annotation}. {_REFERENCE}"
 
 
 def _governance(pod: Mapping[str, Any], rules: NamespaceRules) -> str | None:
-    """See :class:`InjectionPlan`. What others have written there does not count."""
-    found = governance_of(rules)
-    return NOTHING if found is None and EFFECTIVE in pods.annotations_of(pod) else found
+    """See :class:`InjectionPlan`. What others have written there does not count. Where there is nothing to say nothing
+    is written: an injector of version 0.2.0, which may be asked next during an upgrade, does not know this annotation.
+    """
+    found = governance_of(rules) or NOTHING
+    return None if found == NOTHING and EFFECTIVE not in pods.annotations_of(pod) else found
 
 
 def _has_policy_of_cluster(annotations: Mapping[str, str], rules: NamespaceRules) -> bool:
@@ -393,7 +397,7 @@ def _items(
 
 
 def _status(
-    pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, policy: str | None, revision: str
+    pod: Mapping[str, Any], bare: Mapping[str, Any], items: Items, policy: str | None, revision: str, *, governed: bool
 ) -> InjectionStatus:
     carried = InjectionStatus.from_pod(pod)
     # A list that the injection created counts as created, even if others have added items since.
@@ -406,6 +410,7 @@ def _status(
         injected=Injected(**{key: tuple(pods.name_of(item) for item in group) for key, group in items.items()}),
         created=tuple(key for key, group in items.items() if group and key in created),
         revision=revision,
+        governed=governed,
     )
 
 

@@ -29,7 +29,8 @@ class Injected:
 class InjectionStatus:
     """``version`` is Podlane's, ``policy`` the hash of the effective policy (None: a shared one could not be read),
     ``spec`` the hash of the injected items, ``created`` the lists that did not exist before, ``revision`` the
-    installation that injected them (empty: the default one)."""
+    installation that injected them (empty: the default one). ``governed``: the sidecar follows policies of the
+    cluster."""
 
     version: str
     policy: str | None
@@ -37,6 +38,7 @@ class InjectionStatus:
     injected: Injected
     created: tuple[str, ...] = ()
     revision: str = ""
+    governed: bool = False
 
     def text(self) -> str:
         """The annotation's value."""
@@ -49,6 +51,8 @@ class InjectionStatus:
         }
         if self.revision:
             document["revision"] = self.revision
+        if self.governed:
+            document["governed"] = True
         return json.dumps(document, separators=(",", ":"))
 
     @classmethod
@@ -69,6 +73,7 @@ class InjectionStatus:
             injected=Injected(**{key: _texts(injected.get(key)) for key in Injected.__dataclass_fields__}),
             created=_texts(document.get("created")),
             revision=str(document.get("revision", "")),
+            governed=document.get("governed") is True,
         )
 
 

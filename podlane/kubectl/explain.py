@@ -14,10 +14,10 @@ from podlane.kubectl.errors import ClusterError, NotThereError
 from podlane.kubectl.holder import HeldBy
 from podlane.kubectl.reach import Found, admin_port, document, no_agent
 from podlane.text_output import bold, heading, prose, table
-from traffic_policy.cluster.objects import NO_VERDICT
 from traffic_policy.pod.agent import effective_for_agent
-from traffic_policy.pod.annotations import SHARED_POLICY_KEY
-from traffic_policy.pod.effective import AnnotationsError, effective, shared_policy_name
+from traffic_policy.pod.annotations import EFFECTIVE, SHARED_POLICY_KEY
+from traffic_policy.pod.effective import AnnotationsError, shared_policy_name
+from traffic_policy.pod.governed import NOTHING, Governance, governed
 from traffic_policy.pod.namespace import NO_RULES
 from traffic_policy.pod.provenance import Origin, origins
 
@@ -67,28 +67,51 @@ def _evaluated(cluster: Cluster, said: Explained) -> Explained:
     if asks is not None and asks.refusal:
         return replace(said, refusal=asks.refusal)
     there = found.pod["metadata"].get("annotations") or {}
-    annotations = there if asks is None else asks.annotations
-    rules = NO_RULES if asks is None else asks.rules
-    verdict = NO_VERDICT if asks is None else asks.verdict
+    if asks is None:
+        return _evaluated_for_sidecar(cluster, said, there)
+    annotations = asks.annotations
+    rules, verdict = asks.rules, asks.verdict
     own = {name: text for name, text in annotations.items() if name in there}
-    name, shared = shared_policy_name(annotations), None
-    if name is not None:
-        try:
-            shared = cluster.get("configmap", name, namespace=found.namespace).get("data", {}).get(SHARED_POLICY_KEY)
-        except NotThereError:
-            pass  # which the evaluation tells
-        except ClusterError as error:
-            return replace(said, notes=(*said.notes, f"The shared policy {name} cannot be read. {error}"))
     try:
-        if asks is None:
-            policy = effective(annotations, shared=shared)
-        else:
-            policy = effective_for_agent(annotations, rules, shared=shared, base=verdict.base, caps=verdict.caps)
+        shared = _shared(cluster, found, annotations)
+        policy = effective_for_agent(annotations, rules, shared=shared, base=verdict.base, caps=verdict.caps)
     except AnnotationsError as error:
         return replace(said, refusal=str(error))
+    except ClusterError as error:
+        return replace(said, notes=(*said.notes, str(error)))
     values = origins(own, rules, policy, shared, verdict.base)
     others = (f"{each.policy} is for it, too, but {each}" for each in verdict.overruled)
     return replace(said, values=values, warnings=policy.warnings, notes=(*said.notes, *others))
+
+
+def _evaluated_for_sidecar(cluster: Cluster, said: Explained, annotations: Mapping[str, str]) -> Explained:
+    """The same as its sidecar evaluates them, with what the operator has written there of the cluster's policies."""
+    try:
+        shared = _shared(cluster, said.found, annotations)
+        policy = governed(annotations, shared=shared)
+    except AnnotationsError as error:
+        return replace(said, refusal=str(error))
+    except ClusterError as error:
+        return replace(said, notes=(*said.notes, str(error)))
+    governance = Governance.read(annotations.get(EFFECTIVE, NOTHING))
+    if governance.releases(annotations):
+        return replace(said, warnings=policy.warnings)
+    values = origins(annotations, NO_RULES, policy, shared, governance.base)
+    return replace(said, values=values, warnings=policy.warnings)
+
+
+def _shared(cluster: Cluster, found: Found, annotations: Mapping[str, str]) -> str | None:
+    """The text of the shared policy that annotations name. Raises :class:`ClusterError`."""
+    name = shared_policy_name(annotations)
+    if name is None:
+        return None
+    try:
+        text = cluster.get("configmap", name, namespace=found.namespace).get("data", {}).get(SHARED_POLICY_KEY)
+    except NotThereError:
+        return None  # which the evaluation tells
+    except ClusterError as error:
+        raise ClusterError(f"The shared policy {name} cannot be read. {error}") from None
+    return text if isinstance(text, str) else None
 
 
 def _asked(port: int, said: Explained) -> Explained:

@@ -12,6 +12,7 @@ from cluster import Cluster
 from kubectl import Kubectl, RefusedError
 from manifests import INJECTED, LIMITED, pod
 from policy_objects import cluster_traffic_policy, lane, traffic_policy
+from test_kubectl_verbs import Plugin, values
 from test_operator import Start, home, operator, status, until_condition
 from waiting import until
 
@@ -32,7 +33,7 @@ def kubectl(cluster: Cluster) -> Iterator[Kubectl]:
 
 def told(kubectl: Kubectl, name: str = "app") -> Governance:
     """What the annotation of a Pod says."""
-    return Governance.read(kubectl.get("pod", name)["metadata"]["annotations"][EFFECTIVE])
+    return Governance.read(kubectl.get("pod", name)["metadata"]["annotations"].get(EFFECTIVE, "{}"))
 
 
 def total(kubectl: Kubectl, name: str = "app") -> str:
@@ -71,6 +72,9 @@ def test_a_policy_alone_brings_a_sidecar(kubectl: Kubectl) -> None:
     policy = governed(made["metadata"]["annotations"])
     assert [each.name for each in policy.policy.classes] == ["mail"]
     assert json.loads(made["metadata"]["annotations"]["podlane.io/status"])["policy"] == policy.digest
+    told = Plugin(kubectl.program, kubectl.kubeconfig, kubectl.namespace).explained("app")
+    assert values(told)["class mail"] == ("10Mbit to 100Mbit, priority 4", "spec.classes of TrafficPolicy web")
+    assert values(told)["total"] == ("100Mbit", "spec.total of TrafficPolicy web")
     assert not is_injected(kubectl.create(pod({}) | {"metadata": {"name": "other", "labels": {"app": "db"}}}))
 
 
@@ -150,5 +154,5 @@ def test_a_sidecar_of_an_earlier_version_is_left_alone(cluster: Cluster, operato
     operator()
     plain.create(traffic_policy("web"))
     message = until_condition(plain, "web", "Programmed", "False", "NotHeld")["message"]
-    assert f"Its sidecar was injected without the annotation {EFFECTIVE}. Create the Pod again." in message
+    assert "Its sidecar was injected without following policies. Create the Pod again." in message
     assert EFFECTIVE not in plain.get("pod", "app")["metadata"]["annotations"]

@@ -19,7 +19,10 @@ MISPLACED = (
     "podlane.io/egress-bandwidth: in metadata of Deployment/web this counts for nothing. "
     "Write it in spec.template.metadata."
 )
-NO_LIMITS = "It has no limits: no annotation podlane.io/... says any. docs/reference/annotations.md has them."
+NO_LIMITS = (
+    "It has no limits: no TrafficPolicy is for it, and no annotation podlane.io/... says any. "
+    "docs/reference/annotations.md has them."
+)
 WORKLOADS = pytest.mark.parametrize(
     ("make", "place"),
     [

@@ -81,13 +81,17 @@ def test_annotations_go_over_it_and_caps_lower_both() -> None:
     assert (str(policy.policy.total), [each.name for each in policy.policy.classes]) == ("20Mbit", ["mail"])
 
 
-def test_each_injected_pod_has_the_annotation_by_which_policies_reach_it_later() -> None:
-    assert created(pod(), rules())["metadata"]["annotations"][EFFECTIVE] == NOTHING
+def test_each_injected_pod_says_that_policies_reach_it_later() -> None:
+    annotations = created(pod(), rules())["metadata"]["annotations"]
+    assert json.loads(annotations["podlane.io/status"])["governed"] is True
+    assert EFFECTIVE not in annotations, "where there is nothing to say yet"
 
 
 def test_where_policies_are_not_known_there_is_none() -> None:
     given = pod()
-    assert EFFECTIVE not in created(given, NamespaceRules())["metadata"]["annotations"]
+    annotations = created(given, NamespaceRules())["metadata"]["annotations"]
+    assert EFFECTIVE not in annotations
+    assert "governed" not in annotations["podlane.io/status"]
 
 
 @pytest.mark.parametrize("held", [NamespaceRules(), rules(), rules(WEB)], ids=["not known", "none", "one"])
@@ -163,6 +167,9 @@ def test_only_the_truth_can_be_written_on_a_running_pod() -> None:
         assert f"{EFFECTIVE} is not what policies of the cluster say of this Pod." in said
     gone = {**before, "metadata": {**before["metadata"], "annotations": {}}}
     assert not asked(validate, review(gone, "UPDATE", before), rules(WEB))["allowed"]
+    silent = json.loads(before["metadata"]["annotations"]["podlane.io/status"]) | {"governed": False}
+    said = refusal(validate, review(changed(before, status=json.dumps(silent)), "UPDATE", before), rules(WEB))
+    assert "By podlane.io/status Podlane's operator knows" in said
     not_known = NamespaceRules()
     assert not asked(validate, review(told, "UPDATE", before), not_known)["allowed"]
 

@@ -103,7 +103,11 @@ def test_sidecars_that_do_not_follow_policies_are_left_alone() -> None:
     old = watched_pod(needed_of_pod(with_sidecar({"podlane.io/egress-bandwidth": "1M"})))
     assert old is not None
     assert old.sidecar is None
-    assert old.obstacle == f"Its sidecar was injected without the annotation {EFFECTIVE}. Create the Pod again."
+    assert old.obstacle == "Its sidecar was injected without following policies. Create the Pod again."
+    for status, follows in (('{"governed": true}', True), ('{"governed": 1}', False), ("[]", False), ("{", False)):
+        found = watched_pod(needed_of_pod(with_sidecar({"podlane.io/status": status})))
+        assert found is not None
+        assert (found.sidecar is not None) is follows, "where no policy was for it there is no annotation yet"
     host = watched(hostNetwork=True)
     assert (host.sidecar, "node's network" in host.obstacle) == (None, True)
 
