@@ -75,6 +75,7 @@ VERBS: Final = (
     Verb("inject", "Put the sidecar into the Pods of a manifest."),
     Verb("uninject", "Take it out again."),
     Verb("crds", "Print the Kubernetes definitions of policies, for kubectl apply."),
+    Verb("export", "Turn annotations and ConfigMaps of Pods into TrafficPolicies.", "podlane.export.command"),
     Verb("ready", "Say whether this network namespace's sidecar is ready."),
     Verb("check", "Say what this kernel and these privileges allow.", "podlane.check.command"),
     Verb("version", "Print the version."),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from podlane.fleet.labels import labels_text, parse_labels
 from podlane.fleet.output import OutputFormat, context_options, output_option
+
+if TYPE_CHECKING:
+    from podlane.fleet.client import FleetClient
 
 
 @click.group(
@@ -18,6 +21,7 @@ Examples:
   podlane policy apply web --file web.yaml --selector team=shop --reason "more room for Friday"
   podlane policy apply web --file web.yaml --nodes podlane.io/cluster=east,zone=a
   podlane policy apply web --file web.yaml --dry-run
+  podlane policy apply --file traffic-policies.yaml
   podlane policy get web -o yaml
   podlane policy diff web --file web.yaml
   podlane policy history web
@@ -60,7 +64,7 @@ def get_policy(name: str, context: str | None, tenant: str | None, output: str) 
 
 
 @policy.command("apply")
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option(
     "--file", "-f", "path", required=True, metavar="FILE", help="The policy (YAML or JSON); - for standard input."
 )
@@ -72,7 +76,7 @@ def get_policy(name: str, context: str | None, tenant: str | None, output: str) 
 @context_options
 @output_option
 def apply_policy(
-    name: str,
+    name: str | None,
     path: str,
     selector: str,
     nodes: str,
@@ -83,36 +87,71 @@ def apply_policy(
     tenant: str | None,
     output: str,
 ) -> None:
-    """Draft the policy in FILE as NAME, and publish it as its next revision."""
-    from podlane.console import failing_clearly, say
-    from podlane.fleet.output import event_rows, show
+    """Draft the policy in FILE as NAME, and publish it as its next revision.
+
+    FILE may have TrafficPolicies, as a cluster has them, instead: each becomes the policy of its name, for the Pods of
+    its namespace that its selector takes. NAME and --selector are left out then. A selector that a control plane cannot
+    express is refused, and nothing is changed.
+    """
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show
     from podlane.fleet.session import client_for
+    from podlane.fleet.traffic_policies import fleet_policies, refuse_other_namespaces
+    from traffic_policy.errors import ConfigError
+    from traffic_policy.policy_file import parse_document
 
     with failing_clearly():
+        text = _text_of(path)
+        found = fleet_policies(text, path)
+        chosen = {"nodes": parse_labels(nodes, "--nodes")}
+        if found is None and name is None:
+            raise ConfigError(f"{path} is a policy without a name. Say by which it is to be known, as in web.")
+        if found is not None and (name is not None or selector):
+            raise ConfigError(f"{path} has TrafficPolicies, which say their names and selectors. Leave out yours.")
         client = client_for(context, tenant)
-        wish = {
-            "document": _document(path),
-            "selector": parse_labels(selector, "--selector"),
-            "nodes": parse_labels(nodes, "--nodes"),
-        }
-        place = client.about("policies", name)
+        if found is None:
+            assert name is not None
+            document = parse_document(text, source=path)
+            wishes = {name: {"document": document, "selector": parse_labels(selector, "--selector"), **chosen}}
+        else:
+            refuse_other_namespaces(found, client.items(client.about("policies")))
+            wishes = {each.name: {"document": each.document, "selector": each.selector, **chosen} for each in found}
         if dry_run:
-            query = {"dry-run": "true"}
-            found = client.ask("PUT", f"{place}/draft", wish, query, source=path)
-            seen = client.ask("POST", f"{place}/preview", wish, source=path)
-            show({**found, "preview": seen}, output, event_rows)
-            if output == OutputFormat.TABLE:
-                show(seen, output, _preview_rows)
-                for line in _preview_notes(seen):
-                    click.echo(line)
+            for each, wish in wishes.items():
+                _preview(client, each, wish, path, output)
             return
-        found = client.ask("PUT", f"{place}/draft", wish, reason=reason, source=path)
-        if found["draft"] is None:
-            say(f"{name} is in force like this already: revision {found['revision']}")
-        elif not draft:
-            found = client.ask("POST", f"{place}/publish", reason=reason)
-            say(f"{name} is published: revision {found['revision']}")
-        show(found, output, lambda document: _rows([document]))
+        if len(wishes) > 1:  # none, where one of them is wrong
+            for each, wish in wishes.items():
+                client.ask("PUT", client.about("policies", each, "draft"), wish, dry_run=True, source=path)
+        done = [_apply(client, each, wish, path, reason, draft=draft) for each, wish in wishes.items()]
+        show(done[0] if found is None else done, output, lambda _: _rows(done))
+
+
+def _preview(client: FleetClient, name: str, wish: Mapping[str, Any], source: str, output: str) -> None:
+    from podlane.fleet.output import event_rows, show
+
+    place = client.about("policies", name)
+    found = client.ask("PUT", f"{place}/draft", wish, dry_run=True, source=source)
+    seen = client.ask("POST", f"{place}/preview", wish, source=source)
+    show({**found, "preview": seen}, output, event_rows)
+    if output == OutputFormat.TABLE:
+        show(seen, output, _preview_rows)
+        for line in _preview_notes(seen):
+            click.echo(line)
+
+
+def _apply(client: FleetClient, name: str, wish: Mapping[str, Any], source: str, reason: str, *, draft: bool) -> Any:
+    """Draft it, and publish it unless it is to stay a draft."""
+    from podlane.console import say
+
+    place = client.about("policies", name)
+    found = client.ask("PUT", f"{place}/draft", wish, reason=reason, source=source)
+    if found["draft"] is None:
+        say(f"{name} is in force like this already: revision {found['revision']}")
+    elif not draft:
+        found = client.ask("POST", f"{place}/publish", reason=reason)
+        say(f"{name} is published: revision {found['revision']}")
+    return found
 
 
 @policy.command("history")
@@ -220,17 +259,22 @@ def _text(content: Any) -> list[str]:
 
 def _document(path: str) -> object:
     """Raises :class:`ConfigError`, :class:`~traffic_policy.errors.PolicyError`."""
+    from traffic_policy.policy_file import parse_document
+
+    return parse_document(_text_of(path), source=path)
+
+
+def _text_of(path: str) -> str:
+    """Raises :class:`ConfigError`."""
     import sys
     from pathlib import Path
 
     from traffic_policy.errors import ConfigError
-    from traffic_policy.policy_file import parse_document
 
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
+        return sys.stdin.read() if path == "-" else Path(path).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}. Name another by --file.") from None
-    return parse_document(text, source=path)
 
 
 def _rows(policies: list[Any]) -> list[list[str]]:

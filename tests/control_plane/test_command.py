@@ -93,6 +93,44 @@ def client(tmp_path: Path) -> Client:
     return Client(tmp_path)
 
 
+TRAFFIC_POLICIES = """\
+apiVersion: podlane.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: web, namespace: shop}
+spec: {podSelector: {matchLabels: {app: web}}, total: 90Mbit}
+---
+apiVersion: podlane.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: db, namespace: shop}
+spec: {podSelector: {matchLabels: {app: db}}, total: 80Mbit}
+"""
+
+
+def test_traffic_policies_of_a_cluster_by_the_command_line(tmp_path: Path, client: Client) -> None:
+    apply = ("policy", "apply", "-f", "-")
+    with control_plane(tmp_path) as plane:
+        client.run("login", plane.url, given=plane.token)
+        assert "PolicyDrafted" in client.run(*apply, "--dry-run", given=TRAFFIC_POLICIES).stdout
+        assert client.run("policy", "list", "-o", "json").stdout.strip() == "[]"
+        done = client.run(*apply, "--nodes", "zone=a", given=TRAFFIC_POLICIES)
+        assert "web is published: revision 1" in done.stderr
+        assert [line.split()[0] for line in done.stdout.splitlines()] == ["NAME", "web", "db"]
+        (db, web) = sorted(json.loads(client.run("policy", "list", "-o", "json").stdout), key=lambda each: each["name"])
+        assert web["in_force"]["selector"] == {"app": "web", "podlane.io/namespace": "shop"}
+        assert (web["in_force"]["nodes"], web["in_force"]["document"]["total"]) == ({"zone": "a"}, "90Mbit")
+        assert db["in_force"]["document"]["total"] == "80Mbit"
+
+        wrong = TRAFFIC_POLICIES.replace("90Mbit", "1Mbit").replace("80Mbit", "80")
+        assert "total" in client.run(*apply, given=wrong, code=2).stderr
+        other = TRAFFIC_POLICIES.replace("shop", "other")
+        assert "has a policy web for namespace shop. Rename" in client.run(*apply, given=other, code=2).stderr
+        assert "say their names" in client.run("policy", "apply", "web", "-f", "-", given=other, code=2).stderr
+        assert "a policy without a name" in client.run(*apply, given=POLICY, code=2).stderr
+        assert json.loads(client.run("policy", "get", "web", "-o", "json").stdout)["revision"] == 1, (
+            "nothing has changed"
+        )
+
+
 def test_a_policy_by_the_command_line(tmp_path: Path, client: Client) -> None:
     file = tmp_path / "web.yaml"
     file.write_text(POLICY)
