@@ -111,7 +111,7 @@ def selector_for(mine: Sequence[Labels], others: Sequence[Labels]) -> dict[str, 
 def _shortest(common: Labels, others: Sequence[Labels]) -> dict[str, str]:
     """As few of these labels as keep the others out, one at least."""
     kept = dict(common)
-    for key in reversed(common):
+    for key in reversed(tuple(common)):
         fewer = {name: value for name, value in kept.items() if name != key}
         if fewer and not any(_takes(fewer, each) for each in others):
             kept = fewer

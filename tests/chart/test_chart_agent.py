@@ -175,6 +175,20 @@ def test_the_injector_may_list_pods_only_where_it_warns_of_them() -> None:
     assert reviewing(Values({})) == []
 
 
+def test_the_api_server_itself_keeps_who_writes_reports_where_it_can() -> None:
+    api = ("admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy",)
+
+    def kept(case: Values) -> list[str]:
+        return [each["metadata"]["name"] for each in of_kind(render(case), "ValidatingAdmissionPolicy")]
+
+    assert len(kept(replace(ALONE, apis=api))) == 2
+    assert kept(replace(ALONE, apis=api, kubernetes="v1.29.9")) == []
+    assert kept(Values({}, apis=api)) == []
+    without = Values({"agent": {"enabled": True}, "operator": {"enabled": False}}, apis=api)
+    (reports,) = kept(without)
+    assert reports == "podlane-reports-podlane-podlane-system"
+
+
 def test_its_rights_are_these_and_its_own() -> None:
     manifests = render(ALONE)
     account = the([m for m in manifests if m["metadata"]["name"] == "podlane-agent"], "ServiceAccount")

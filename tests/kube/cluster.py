@@ -172,10 +172,12 @@ class Cluster:
         user = {"client-certificate": str(client.certificate), "client-key": str(client.key)}
         return self._write_kubeconfig(name, user)
 
-    def service_account_kubeconfig(self, namespace: str, name: str) -> Path:
-        """A kubeconfig file with a token of a ServiceAccount, and so with no more rights than that has."""
-        token = self.kubectl.within(namespace)("create", "token", name, "--duration=1h").strip()
-        return self._write_kubeconfig(f"{namespace}-{name}", {"token": token})
+    def service_account_kubeconfig(self, namespace: str, name: str, pod: str = "") -> Path:
+        """A kubeconfig file with a token of a ServiceAccount, and so with no more rights than that has; ``pod``: the
+        token is that of this Pod, as the kubelet mounts it there."""
+        bound = [f"--bound-object-name={pod}", "--bound-object-kind=Pod"] if pod else []
+        token = self.kubectl.within(namespace)("create", "token", name, "--duration=1h", *bound).strip()
+        return self._write_kubeconfig(f"{namespace}-{name}-{pod}".rstrip("-"), {"token": token})
 
     def _write_kubeconfig(self, name: str, user: Mapping[str, str]) -> Path:
         document: dict[str, Any] = {
