@@ -71,7 +71,7 @@ def said(page: Page, lane: str) -> list[float]:
 
 def watch(page: Page, url: str, policy: str, lane: str) -> None:
     page.goto(f"{url}/t/default/live?policy={policy}&seconds=60")
-    expect(page.get_by_text("Live, every second")).to_be_visible()
+    expect(page.get_by_text("Live, every second")).to_be_visible(timeout=PATIENCE)
     expect(chart(page, lane)).to_be_visible(timeout=PATIENCE)
 
 
@@ -115,16 +115,13 @@ def test_a_failing_canary_is_taken_back_and_the_page_says_by_which_gate(
     page.get_by_label("drops grow by more than this factor").fill("2")
     page.get_by_label("waiting grows by more than this factor").fill("2")
     page.get_by_role("button", name="Roll out", exact=True).click()
-    expect(page.get_by_text("Stage 1 of 2")).to_be_visible()
-    before, tight = {"calls": (40_000_000, 80_000_000)}, {"calls": (1_000_000, 2_500_000)}
-    until("the canary", lambda: sorted(map(str, limits(fleet, CALLS))) == sorted(map(str, [tight] + [before] * 4)))
-
     expect(page.get_by_role("heading", level=1).get_by_text("Taken back")).to_be_visible(timeout=PATIENCE)
+    # Two seconds later, mostly: which gate it was, with what it has seen.
     reason = page.get_by_text("Why it stands so.").locator("..")
-    expect(reason).to_contain_text(re.compile("throttled|dropped"))
-    until("what was before", lambda: limits(fleet, CALLS) == [before] * len(NODES))
+    expect(reason).to_contain_text(re.compile(r"of packets (had to wait|were dropped), [\d.]+% before"))
+    until("what was before", lambda: limits(fleet, CALLS) == [{"calls": (40_000_000, 80_000_000)}] * len(NODES))
     page.goto(f"{stage.url}/t/default/rollouts")
-    expect(page.get_by_role("row").filter(has_text=CALLS)).to_contain_text("Taken back")
+    expect(page.get_by_role("region", name="Rollouts")).to_contain_text("Taken back")
 
 
 class Frames:
@@ -194,7 +191,7 @@ def test_a_connection_that_breaks_comes_back_without_a_gap_in_the_chart(stage: S
         expect(page.get_by_text("Live, every second")).to_be_visible(timeout=PATIENCE)
         frames.wait(seen + 4)
         back = frames.heads[seen]
-        assert (back["from"], back["gap"]) == (last, False)
+        assert (back["from"], back["gap"]) == (last + 1, False)
         assert back["seconds"] >= 4
         ends = [head["from"] + head["seconds"] for head in frames.heads]
         assert [head["from"] for head in frames.heads[1:]] == ends[:-1], "no second is missing, and none comes twice"
