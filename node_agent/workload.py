@@ -12,6 +12,7 @@ from typing import Any, Final, Protocol
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.mesh.types import MeshProxy
 from datapath.netfilter.capture_settings import CaptureSettings
+from node_agent.provenance import PodSources
 from traffic_policy.cluster.caps import CapsOf
 from traffic_policy.cluster.objects import NO_VERDICT, PolicyVerdict
 from traffic_policy.errors import PolicyError, Problem
@@ -179,6 +180,8 @@ class NodeWorkload:
     """The control plane's policy that it has; empty: none."""
     policy: PolicyReference | None = None
     """The cluster's policy that it has; None: none."""
+    sources: PodSources | None = field(default=None, compare=False, repr=False)
+    """What its policy is made of, to be told to who asks; None: it is no Pod. What they mean is in ``lanes``."""
 
 
 def lanes_of_policy(

@@ -51,7 +51,7 @@ async def join_fleet(
     enrolment = Enrolment(settings, IdentityFiles(folder))
     followed = api is not None and name is not None
     labels = await trio.to_thread.run_sync(partial(NodeLabels, folder, settings.labels, followed=followed))
-    facts = AgentFacts(agent, node, labels)
+    facts = AgentFacts(agent, node, labels, policies)
     parts: list[Callable[[], Awaitable[None]]] = [partial(facts.minutes.run, lambda: facts.running)]
     if api is not None and name is not None:
         parts.append(partial(labels.run, api, name))

@@ -18,6 +18,7 @@ from node_agent.broadcast import Broadcast
 from node_agent.fleet.minutes import MinuteHistory
 from node_agent.fleet.node_labels import NodeLabels
 from node_agent.fleet.outcome import Running, shortened_reason
+from node_agent.fleet.policies import FleetPolicies
 from node_agent.lanes import NodeContext, State
 from node_agent.status import workload_status
 
@@ -27,8 +28,9 @@ _MOST_TROUBLES: Final = 10
 class AgentFacts:
     """A :class:`~node_agent.fleet.talk.NodeFacts`."""
 
-    def __init__(self, agent: Agent, context: NodeContext, labels: NodeLabels) -> None:
+    def __init__(self, agent: Agent, context: NodeContext, labels: NodeLabels, policies: FleetPolicies) -> None:
         self.labels = labels
+        self._policies = policies
         self._agent = agent
         self._context = context
         self.minutes = MinuteHistory()
@@ -85,7 +87,7 @@ class AgentFacts:
         if lanes is None:
             raise LookupError(f"The agent has no workload {name[:300]}.")
         document: dict[str, object] = to_json(workload_status(lanes))
-        return document
+        return {**document, **self._policies.provenance(name)}
 
     def _diagnosis(self) -> Mapping[str, object]:
         hello = self.hello()

@@ -10,6 +10,7 @@ from typing import Any, Final
 import trio
 
 from fleet_api.desired import DesiredState, FleetPolicy
+from node_agent.provenance import provenance
 from node_agent.workload import NodeWorkload, WantedLanes
 from traffic_policy.errors import PodlaneError
 from traffic_policy.selection import selected
@@ -109,6 +110,13 @@ class FleetPolicies:
         """What one is to have; None: it is none of the agent's."""
         found = place({workload.name: workload}, self.state, self._lanes)
         return found.workloads.get(workload.name)
+
+    def provenance(self, name: str) -> dict[str, object]:
+        """Where the values of a workload's policy come from, see :func:`node_agent.provenance.provenance`."""
+        workload = self.workloads.get(name)
+        if workload is None:
+            return {}
+        return provenance(workload.sources, workload.fleet_policy, self.state)
 
     async def _place(self, state: DesiredState | None) -> None:
         wanted = self._wanted or {}

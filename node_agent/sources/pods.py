@@ -6,9 +6,10 @@ A Pod that is being deleted counts as long as it has processes: its limits must 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from node_agent.provenance import PodSources
 from node_agent.workload import NodeWorkload, PodClaim, PolicyReference, lanes_of_annotations
 from traffic_policy.cluster.objects import NO_POLICIES, NO_VERDICT, ClusterPolicies, PodLabels, PolicyVerdict
 from traffic_policy.pod.annotations import (
@@ -70,6 +71,10 @@ class AskedPod:
     mesh: Mesh = Mesh.NONE
     claim: PodClaim | None = None
     verdict: PolicyVerdict = NO_VERDICT
+    own: Mapping[str, str] = field(default_factory=dict)
+    """Of ``annotations`` those that are not of its namespace."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """By which a control plane's policies select it."""
 
     @property
     def shared_policy(self) -> str | None:
@@ -92,7 +97,8 @@ class AskedPod:
                 refusal = str(error)
         labels = {"namespace": self.namespace, "pod": self.name}
         name, policy = f"{self.namespace}/{self.name}", self._policy
-        return NodeWorkload(name, None, lanes, refusal, labels, self.uid, self.claim, policy=policy)
+        sources = PodSources(self.own, self.rules, shared, self.verdict, self.labels)
+        return NodeWorkload(name, None, lanes, refusal, labels, self.uid, self.claim, policy=policy, sources=sources)
 
     @property
     def _policy(self) -> PolicyReference | None:
@@ -173,13 +179,25 @@ def asked(
     if not own_network:
         refusals.append(_HOST_NETWORK)
     name, uid = (str(about.get(key, "")) for key in ("name", "uid"))
-    mesh, claim = _mesh(pod), None
+    mesh, claim, selecting = _mesh(pod), None, labels_of_pod(where, labels)
     if fleet and not refusals and not has_limits(annotations) and verdict.winner is None:
-        claim = PodClaim(
-            labels_of_pod(where, labels), annotations, rules, mesh, optional=says_nothing, caps=verdict.caps
-        )
+        claim = PodClaim(selecting, annotations, rules, mesh, optional=says_nothing, caps=verdict.caps)
     refusal = next(iter(refusals), "")
-    return AskedPod(name, where, uid, kubelet_uid(pod), annotations, rules, refusal, own_network, mesh, claim, verdict)
+    return AskedPod(
+        name,
+        where,
+        uid,
+        kubelet_uid(pod),
+        annotations,
+        rules,
+        refusal,
+        own_network,
+        mesh,
+        claim,
+        verdict,
+        own,
+        selecting,
+    )
 
 
 def _mode(labels: Mapping[str, Any], above: Mapping[str, Any]) -> Mode | None:

@@ -22,6 +22,7 @@ import httpx2 as httpx
 from fleet_client import GrpcAgent, pinned_root
 
 from fleet_api.agent_pb2 import Answer, Applied, Health, LaneSum, Question, Report, WorkloadFigures, WorkloadState
+from node_agent.provenance import PodSources, provenance
 from traffic_policy.policy_file import policy_from_document
 
 ROOT = Path(__file__).parents[2]
@@ -124,6 +125,7 @@ class SimulatedAgent:
             "lost": [],
             "warnings": [],
             "fleet_policy": policy.name,
+            **provenance(PodSources(labels=dict(policy.selector)), policy.name, self.agent.state),
         }
         return Answer(id=question.id, document=json.dumps(document))
 

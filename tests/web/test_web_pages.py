@@ -240,3 +240,14 @@ def test_limits_are_drawn_by_mouse_and_by_arrow_keys(stage: Stage, new_page: New
     text.fill(text.input_value().replace("22Mbit", "25Mbit"))
     page.get_by_role("link", name="Lanes").click()
     expect(handle).to_have_attribute("aria-valuetext", "25 Mbit/s")
+
+
+def test_a_pod_says_where_each_value_comes_from_and_what_does_not_count(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("wide", POLICY, selector={"podlane.io/namespace": "shop"})
+    stage.api.publish("near", POLICY, selector={"podlane.io/namespace": "shop", "app": "near"})
+    until("its policy", lambda: "near" in stage.agents["n1"].agent.state.policies)
+    page = new_page(stage.api.token("viewer"))
+    page.goto(f"{stage.url}/t/default/workloads?agent=east/n1&pod=shop/near-7d9f-0")
+    sheet = page.get_by_role("dialog")
+    expect(sheet.get_by_role("row", name="class api")).to_contain_text("classes of the control plane's policy")
+    expect(sheet).to_contain_text("policy wide is for it, too, but near names more labels.")

@@ -84,6 +84,39 @@ function Details({ found }: { found: InForce }) {
           <p>{each}</p>
         </div>
       ))}
+      {found.values.length > 0 && (
+        <section>
+          <h2 style={{ marginBottom: 6 }}>{w.values}</h2>
+          <table className="table num origins">
+            <thead>
+              <tr>
+                <th>{w.what}</th>
+                <th>{w.value}</th>
+                <th>{w.from}</th>
+              </tr>
+            </thead>
+            <tbody>
+              {found.values.map((each) => (
+                <tr key={each.what}>
+                  <td>{each.what}</td>
+                  <td>{each.value}</td>
+                  <td className="sub">{each.from}</td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </section>
+      )}
+      {found.overruled.length > 0 && (
+        <section>
+          <h2 style={{ marginBottom: 6 }}>{w.overruled}</h2>
+          <ul className="plain-list">
+            {found.overruled.map((each) => (
+              <li key={each}>{each}</li>
+            ))}
+          </ul>
+        </section>
+      )}
       {!found.policy && <p className="sub">{w.nothingInForce}</p>}
       {found.policy && (
         <>

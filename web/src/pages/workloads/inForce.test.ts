@@ -31,6 +31,15 @@ it('shows as texts what an agent says of lanes, whatever that is', () => {
   ]);
 });
 
+it('has the origin of each value, and what does not count', () => {
+  const total = { what: 'total', value: '50Mbit', from: 'total of the control plane’s policy' };
+  expect(inForceOf({ values: [total, 'text', { what: 3 }], overruled: ['One.'] })).toMatchObject({
+    values: [total, { what: '3', value: '–', from: '–' }],
+    overruled: ['One.'],
+  });
+  expect(inForceOf({})).toMatchObject({ values: [], overruled: [] });
+});
+
 it('reads where an agent is', () => {
   expect(placeOf(' fra1/fra1-w001 ')).toEqual({ cluster: 'fra1', node: 'fra1-w001' });
   expect(['fra1', 'fra1/', '/n', 'a/b/c'].map(placeOf)).toEqual(Array(4).fill(undefined));

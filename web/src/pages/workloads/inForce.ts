@@ -17,6 +17,10 @@ export interface InForce {
   lanes: { name: string; rate: string; ceil: string; priority: string }[];
   /** Who says what is in force: a policy of the control plane, one of the cluster, or neither. */
   origin: { from: 'fleet' | 'cluster'; name: string } | { from: 'own' };
+  /** Where each value comes from, in the agent's words; empty for an agent before 0.3. */
+  values: { what: string; value: string; from: string }[];
+  /** Policies that are for it, too, and why they do not count: whole sentences. */
+  overruled: string[];
   warnings: string[];
   /** What another program has removed. */
   lost: string[];
@@ -46,6 +50,12 @@ export function inForceOf(answer: Record<string, unknown>): InForce {
       priority: word(priority),
     })),
     origin: fleet ? { from: 'fleet', name: fleet } : cluster ? { from: 'cluster', name: cluster } : { from: 'own' },
+    values: (Array.isArray(answer.values) ? answer.values.filter(isRecord) : []).map((each) => ({
+      what: word(each.what),
+      value: word(each.value),
+      from: word(each.from),
+    })),
+    overruled: texts('overruled'),
     warnings: texts('warnings'),
     lost: texts('lost'),
   };
