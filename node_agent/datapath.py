@@ -40,12 +40,16 @@ class ChosenDatapath:
     reason: str = ""
 
 
-def choose(node: NodeDatapath, lanes: WantedLanes, mesh: MeshProxy | None, obstacle: str = "") -> ChosenDatapath:
-    """The datapath for these lanes, with the mesh's proxy that was found there. ``obstacle`` is the workload's own."""
+def choose(
+    node: NodeDatapath, lanes: WantedLanes, mesh: MeshProxy | None, obstacle: str = "", *, at_node: bool = False
+) -> ChosenDatapath:
+    """The datapath for these lanes, with the mesh's proxy that was found there. ``obstacle`` is the workload's own.
+
+    ``at_node``: programs are at the node's end, where they also tell the class of what arrives."""
     asked = lanes.datapath or _ASKED[node.asked]
     if asked is Datapath.STEP_ASIDE:
         return ChosenDatapath(Datapath.STEP_ASIDE)
-    reason = obstacle or node.obstacle or _beyond_programs(lanes.policy, mesh)
+    reason = obstacle or node.obstacle or _beyond_programs(lanes.policy, mesh, at_node=at_node)
     if not reason and asked is None and reads_quic_of_clients(lanes.policy):
         reason = (
             "Names in QUIC that clients open are read by stepping aside alone. If it may go by its port, write "
@@ -54,9 +58,9 @@ def choose(node: NodeDatapath, lanes: WantedLanes, mesh: MeshProxy | None, obsta
     return ChosenDatapath(Datapath.STEP_ASIDE if reason else Datapath.EBPF, reason)
 
 
-def _beyond_programs(policy: TrafficPolicy, mesh: MeshProxy | None) -> str:
+def _beyond_programs(policy: TrafficPolicy, mesh: MeshProxy | None, *, at_node: bool) -> str:
     """Why programs cannot put a policy in force; empty if they can."""
-    for problem in beyond_ebpf(policy):
+    for problem in beyond_ebpf(policy, at_node=at_node):
         return problem.message
     matches = sum(1 for _ in policy.rules())
     if matches > MOST_MATCHES:

@@ -13,14 +13,16 @@ REFUSED: Final = "LanesRefused"
 FAILED: Final = "LanesFailed"
 
 
-def happening(workload: NodeWorkload, state: State, reason: str) -> Happening | None:
-    """The Event for a workload's new state, and for a changed policy; None: nothing that anybody waits for."""
+def happening(workload: NodeWorkload, state: State, reason: str, note: str = "") -> Happening | None:
+    """The Event for a workload's new state, and for a changed policy; None: nothing that anybody waits for.
+
+    ``note`` is a sentence about where lanes in force are."""
     if not workload.uid or state is State.WAITING:
         return None
     if state is State.PROGRAMMED and not reason and workload.lanes is not None:
         policy, warnings = workload.lanes.policy, workload.lanes.warnings
         names = ", ".join([each.name for each in policy.classes] + ["default"])
-        text = " ".join([f"Lanes are in force: {policy.total} shared by {names}.", *warnings])
+        text = " ".join([f"Lanes are in force: {policy.total} shared by {names}.", *filter(None, (note,)), *warnings])
         return _happening(workload, PROGRAMMED, text, is_warning=bool(warnings))
     return _happening(workload, REFUSED if workload.lanes is None else FAILED, reason, is_warning=True)
 

@@ -23,6 +23,7 @@ from datapath.data_plane import DataPlane
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.data_plane_types import Callbacks, ServerFactory
 from datapath.ebpf.libbpf import BpfError
+from datapath.ebpf.node_link import NoNodeLinkError
 from datapath.ebpf.reader import LaneReader, SharedReader
 from datapath.instance_lock import hold_instance_lock
 from datapath.kernel_thread import KernelThread
@@ -39,7 +40,7 @@ from datapath.stepaside.turns import ClassifierThread
 from node_agent.broadcast import Broadcast
 from node_agent.counters import FlowCounters
 from node_agent.datapath import ChosenDatapath, NodeDatapath, choose
-from node_agent.place import NodeEnds, LanePlace
+from node_agent.place import LanePlace, NodeEnds
 from node_agent.state import Earlier, StateFolder
 from node_agent.sweep import Found, Sweeper
 from node_agent.workload import NodeWorkload, WantedLanes
@@ -50,7 +51,7 @@ from tc_core.probe.capability import Features
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.errors import PodlaneError
 from traffic_policy.marks import ClassIds
-from traffic_policy.settings import OUTBOUND_PORT, Datapath, OnFailure
+from traffic_policy.settings import OUTBOUND_PORT, Datapath, Enforce, OnFailure
 from traffic_policy.units import Duration
 
 _LOOK_S: Final = 0.1
@@ -84,8 +85,8 @@ class NodeContext:
     ``features`` are those of its kernel, ``backends`` chooses how rules are written, ``classifier`` is the thread that
     reads first packets, ``reader`` reads what programs could not read, ``datapath`` says when programs do, ``ends``
     where lanes are. ``together`` limits the blocking calls at once, ``sweeper`` looks after what is in force. ``told``
-    is called with each new state of a workload and its reason, and with each change that is in force, but not with what
-    is adopted. ``moved``: lanes came into force, or another state did.
+    is called with each new state of a workload, its reason, and a note on where lanes are; and with each change that is
+    in force, but not with what is adopted. ``moved``: lanes came into force, or another state did.
     """
 
     features: Features
@@ -95,7 +96,7 @@ class NodeContext:
     sweeper: Sweeper
     together: trio.CapacityLimiter
     state: StateFolder
-    told: Callable[[NodeWorkload, State, str], None] = lambda _workload, _state, _reason: None
+    told: Callable[[NodeWorkload, State, str, str], None] = lambda _workload, _state, _reason, _note: None
     moved: Broadcast = field(default_factory=Broadcast)
     datapath: NodeDatapath = field(default_factory=NodeDatapath)
     ends: NodeEnds = field(default_factory=NodeEnds)
@@ -261,8 +262,9 @@ class WorkloadLanes:
                 raise InterfaceNotFoundError("Its network namespace has no default route, to tell its interface.")
             interface = shaped_interface(kernel, lanes.interface)
         self._mesh = resolve(lanes.mesh)
+        at_node = choose(self._node.datapath, lanes, self._mesh, self._obstacle, at_node=True)
+        self.place = self._node.ends.place(namespace, interface, at_node)
         self.chosen = self._choose(lanes)
-        self.place = self._node.ends.place(namespace, interface, self.chosen)
         counts = DeviceCounts()
         stack.callback(counts.close)
         installer = Installer(self._node.backends.choose(seal), seal, self._node.backends.proven)
@@ -300,7 +302,7 @@ class WorkloadLanes:
             remove_leftovers(interface)
 
     def _choose(self, lanes: WantedLanes) -> ChosenDatapath:
-        return choose(self._node.datapath, lanes, self._mesh, self._obstacle)
+        return choose(self._node.datapath, lanes, self._mesh, self._obstacle, at_node=self.place.end is Enforce.HOST)
 
     def _settings(self, lanes: WantedLanes) -> DataPlaneSettings:
         return lanes.settings(self._mesh, self.chosen.datapath)
@@ -342,6 +344,8 @@ class WorkloadLanes:
                     stale = await self._follow(plane)
                 else:
                     trouble = await self._mend(plane, found)
+                    if self._lost_its_end(found):
+                        break
                 self._say(self._or_waiting(State.PROGRAMMED), " ".join(filter(None, (stale, trouble))))
 
     async def _follow(self, plane: DataPlane) -> str:
@@ -374,6 +378,11 @@ class WorkloadLanes:
             return str(error)
         self._lacking_since = -math.inf
         return ""
+
+    def _lost_its_end(self, found: Found) -> bool:
+        """Whether lanes at the node's end have to be put elsewhere: others have come there, or the link is another."""
+        at_node = self.place.link is not None
+        return at_node and (isinstance(found, NoNodeLinkError) or self._lacking_since != -math.inf)
 
     def _lacks_its_interface(self) -> None:
         if self._lacking_since == -math.inf:
@@ -432,7 +441,7 @@ class WorkloadLanes:
         self.programmed += 1
         self._say(State.PROGRAMMED, "")
         if is_news:
-            self._node.told(self.workload, State.PROGRAMMED, "")
+            self._node.told(self.workload, State.PROGRAMMED, "", self.place.note)
         log.info(
             "lanes in force",
             workload=self.workload.name,
@@ -457,7 +466,7 @@ class WorkloadLanes:
         if reason:
             write = log.info if state is State.WAITING else log.warning
             write("lanes are not as they are wanted", workload=self.workload.name, state=state.value, reason=reason)
-            self._node.told(self.workload, state, reason)
+            self._node.told(self.workload, state, reason, "")
 
 
 def _no_relay(_: Routing) -> NoReturn:

@@ -133,8 +133,8 @@ def _api(settings: AgentSettings) -> ApiServer | None:
     return ApiServer(access, program=_PROGRAM)
 
 
-def _tell(events: EventWriter | None, workload: NodeWorkload, state: State, reason: str) -> None:
-    if events is not None and (found := happening(workload, state, reason)) is not None:
+def _tell(events: EventWriter | None, workload: NodeWorkload, state: State, reason: str, note: str) -> None:
+    if events is not None and (found := happening(workload, state, reason, note)) is not None:
         events.add(found)
 
 

@@ -43,6 +43,13 @@ class LanePlace:
     reason: str = ""
 
     @property
+    def note(self) -> str:
+        """Where they are, as a sentence; empty where that is as ever."""
+        if self.link is not None:
+            return f"They are at the node's end of its link, {self.link.interface}."
+        return f"They are at the Pod's own end. {self.reason}" if self.reason else ""
+
+    @property
     def end(self) -> Enforce:
         """Which end holds the Pod."""
         return Enforce.POD if self.link is None else Enforce.HOST
@@ -72,7 +79,7 @@ class NodeEnds:
         if self.asked is Enforce.POD:
             return LanePlace()
         if chosen.datapath is not Datapath.EBPF:
-            return LanePlace(reason=f"The node's end takes datapath: ebpf. {chosen.reason}".rstrip())
+            return LanePlace(reason=f"At the node's end only programs decide. {chosen.reason}".rstrip())
         reason = "The node's network namespace is not known."
         for namespace in self.namespaces:
             try:
@@ -113,7 +120,7 @@ class NodeEnds:
                 if link.kind == "veth" and _leads_to(namespace, pod, node_interface):
                     remove_programs(node_interface, at_node=True)
                     clear(kernel, node_interface)
-                return
+                    return
 
 
 def _leads_to(node: NetworkNamespace, pod: NetworkNamespace, node_interface: str) -> bool:

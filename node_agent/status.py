@@ -25,4 +25,6 @@ def workload_status(lanes: WorkloadLanes) -> WorkloadStatus:
         warnings=() if wanted.lanes is None else wanted.lanes.warnings,
         fleet_policy=wanted.fleet_policy or None,
         cluster_policy=None if wanted.policy is None else str(wanted.policy),
+        enforce=None if lanes.in_force_in is None else lanes.place.end.value,
+        enforce_reason=(lanes.place.reason or None) if lanes.in_force_in is not None else None,
     )

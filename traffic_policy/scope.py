@@ -96,14 +96,17 @@ def beyond_step_aside(policy: TrafficPolicy) -> list[Problem]:
     return problems
 
 
-def beyond_ebpf(policy: TrafficPolicy) -> list[Problem]:
-    """Problems for the programs in the kernel, which see the first packets of connections."""
+def beyond_ebpf(policy: TrafficPolicy, *, at_node: bool = False) -> list[Problem]:
+    """Problems for the programs in the kernel, which see the first packets of connections.
+
+    ``at_node``: at the node's end of a Pod's link they see all that arrives before it is shaped.
+    """
     remedy = "Use datapath: step-aside, or remove it."
     problems = [
         Problem("requests", "With datapath: ebpf a connection's first packets are all that is seen.", _RELAY_REMEDY)
         for _ in range(policy.requests is not Requests.FIRST)
     ]
-    if needs_names(policy):
+    if needs_names(policy) and not at_node:
         said = "With datapath: ebpf names do not decide about what arrives."
         problems.append(Problem("ingress", said, _RELAY_REMEDY))
     problems += (

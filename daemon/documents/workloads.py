@@ -37,6 +37,10 @@ class WorkloadStatus:
     cluster_policy: str | None = None
     """The TrafficPolicy or ClusterTrafficPolicy that it has, with the generation that was read, as in TrafficPolicy
     shop/web, generation 3. Left out: none of these."""
+    enforce: str | None = None
+    """Which end of its link holds it: pod or host. Left out while its lanes are not in force."""
+    enforce_reason: str | None = None
+    """Why that is not the node's end, where that is wanted. Left out without a reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from datapath.ebpf.clsact import ClsactHook
 from datapath.ebpf.datagrams import MAX_FLOWS
 from datapath.ebpf.hooks import Point, ProgramHook, hook_at
 from datapath.ebpf.libbpf import BpfError, BpfObject, LibbpfMissingError, map_entries, map_of_program, may_look_up
-from datapath.ebpf.node_link import NodeLink
+from datapath.ebpf.node_link import NodeLink, check_free
 from datapath.ebpf.policy_maps import ETHERNET, NOTHING_EXCLUDED, Exclusions, HashKeys, PolicyMaps, compile_table
 from datapath.ebpf.program import EGRESS, INGRESS, LASTING, OBJECT, SHARED, TO_POD, UDP_FLOWS, ObjectMissingError
 from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
@@ -38,6 +38,7 @@ from tc_core.compile.mark_tree import ROOT_HANDLE
 from tc_core.compile.packet_tree import ifb_name
 from tc_core.errors import InterfaceNotFoundError
 from tc_core.kernel import interface_not_found
+from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Bound
 
@@ -191,7 +192,11 @@ class Lane:
             os.close(self._retired.pop())
 
     def missing(self) -> list[str]:
-        """What is not there any more. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
+        """What is not there any more. Raises :class:`~datapath.ebpf.libbpf.BpfError`, and at the node's end
+        :class:`~datapath.ebpf.node_link.NoNodeLinkError` when others have come there."""
+        if self._link is not None:
+            with NetlinkKernel() as kernel:
+                check_free(kernel, self._interface)
         return [f"the program {self._name(point)} at {self._interface}" for point in self._points if self._lacks(point)]
 
     def _lacks(self, point: Point) -> bool:

@@ -20,6 +20,7 @@ from traffic_policy.pod.effective import AnnotationsError, shared_policy_name
 from traffic_policy.pod.governed import NOTHING, Governance, governed
 from traffic_policy.pod.namespace import NO_RULES
 from traffic_policy.pod.provenance import Origin, origins
+from traffic_policy.settings import Enforce
 
 _PROGRAMMED: Final = "programmed"
 _TOLD: Final = {"LanesProgrammed": _PROGRAMMED, "LanesRefused": "refused", "LanesFailed": "failed"}
@@ -123,6 +124,10 @@ def _asked(port: int, said: Explained) -> Explained:
     if workload is None:
         return replace(said, notes=(*said.notes, "Its agent does not know it yet. Ask again in a moment."))
     said = replace(said, state=workload.state, reason=workload.reason, warnings=workload.warnings or said.warnings)
+    if workload.enforce == Enforce.HOST:
+        said = replace(said, notes=(*said.notes, "It is held at the node's end of its link."))
+    elif workload.enforce_reason:
+        said = replace(said, notes=(*said.notes, f"It is held at its own end. {workload.enforce_reason}"))
     if workload.lost:
         said = replace(said, notes=(*said.notes, f"Missing, and put back at once: {', '.join(workload.lost)}."))
     if workload.state != _PROGRAMMED:

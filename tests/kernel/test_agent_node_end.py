@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import PodsOnNode, RunningAgent, entry, start_agent
+from agents import PodsOnNode, RunningAgent, cleanup, entry, start_agent
+from downloads import endless, reading
 from ebpf_judge import require_programs
 from lab import connect, serving
 from meter import ATTEMPTS, PAYLOAD_SHARE, Meter
@@ -18,8 +21,12 @@ from sidecars import state_of
 from uploads import http_upload, pushing, receiving
 from waiting import until
 
-from datapath.ebpf.hooks import foreign_programs
+from datapath.ebpf.clsact import ClsactHook
+from datapath.ebpf.hooks import Point, foreign_programs, hook_at
+from datapath.ebpf.program import EGRESS, TO_POD
 from podlane.netns import Host
+from tc_core.compile.mark_tree import ROOT_HANDLE
+from tc_core.compile.packet_tree import ifb_name
 
 pytestmark = pytest.mark.root
 PACKET_SOCKET = Path(__file__).parents[1] / "evasion" / "packet_socket.py"
@@ -120,3 +127,125 @@ def test_what_a_pod_sends_is_held_at_the_nodes_end(two: PodsOnNode, tmp_path: Pa
         held(lambda name=name: upload_rate(one, two, name), ceil * PAYLOAD_SHARE)  # type: ignore[misc]
     agent.write()
     until("the end of its lanes", lambda: (state_of(one), left_at(node_of(two))) == untouched)
+    assert programs_at(two) == []
+
+
+def programs_at(two: PodsOnNode, number: int = 0) -> list[int]:
+    """The ids of our programs for a Pod: for what it sends, for what it receives."""
+    interface = two.links[number].b.interface
+    found = []
+    with node_of(two).namespace.entered():
+        for device, name, parent in ((ifb_name(interface), EGRESS, int(ROOT_HANDLE)), (interface, TO_POD, None)):
+            with suppress(OSError):
+                index = socket.if_nametoindex(device)
+                hook = hook_at(index, name, Point.EGRESS) if parent is None else ClsactHook(index, name, parent)
+                if (program := hook.program()) is not None:
+                    found.append(program)
+    return found
+
+
+def sent(agent: RunningAgent, pod: Host, name: str) -> int:
+    return int(agent.classes(pod)[name]["bytes"])
+
+
+def test_a_killed_agent_is_missed_by_nobody_and_the_next_one_adopts(
+    two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]
+) -> None:
+    one, other = two.pods
+    untouched = left_at(node_of(two))
+    entries = (entry(one, by_host("up")), entry(other, by_host("b")))
+    first = start(tmp_path, two, entry(one, by_host("gone")), entries[1])
+    agents.append(first)
+    first.until_in_force(one, by_host("gone"))
+    first.write(*entries)  # so that class ids are not those of a fresh policy
+    first.until_in_force(one, by_host("up"))
+    first.until_state(other, "programmed")
+    assert first.workload(one)["enforce"] == "host"
+    meter = Meter()
+    with (
+        serving(two.server, receiving(meter)) as port,
+        pushing(connect(one, two.server_ipv4, port), http_upload("web.example.com")),
+    ):
+        until("the upload in its class", lambda: sent(first, one, "up") > 300_000)
+        before = left_at(node_of(two)), programs_at(two), programs_at(two, 1)
+        assert first.stop(signal.SIGKILL) == -signal.SIGKILL
+        meter.wait_for_more()
+        again = start(tmp_path, two, *entries)
+        agents.append(again)
+        again.until_in_force(one, by_host("up"))
+        again.until_state(other, "programmed")
+        assert (left_at(node_of(two)), programs_at(two), programs_at(two, 1)) == before, "nothing was written"
+        counted = sent(again, one, "up")
+        until("the old upload in its class", lambda: sent(again, one, "up") > counted + 100_000)
+        again.write(entry(one, by_host("other")), entries[1])
+        again.until_in_force(one, by_host("other"))
+        until("the old upload in the class that its name has now", lambda: sent(again, one, "other") > 300_000)
+        assert sent(again, one, "default") < 10_000
+    again.stop(signal.SIGKILL)
+    two.links[0].a.host.ip("link", "del", "eth0")  # as when a Pod ends while there is no agent
+    one.namespace.delete()
+    last = start(tmp_path, two, entries[1])
+    agents.append(last)
+    last.until_state(other, "programmed")
+    gone = ifb_name(two.links[0].b.interface)
+    until("the end of what was left of it", lambda: gone not in node_of(two).ip("link"))
+    assert ifb_name(two.links[1].b.interface) in node_of(two).ip("link")
+    other.ip("link", "del", "eth0")  # and with one
+    other.namespace.delete()
+    last.write()
+    until("the end of its lanes", lambda: "ifb" not in node_of(two).ip("link"))
+    assert json.loads(untouched[0]).keys() > json.loads(left_at(node_of(two))[0]).keys()
+
+
+def test_cleanup_leaves_nothing(two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]) -> None:
+    one, _ = two.pods
+    untouched = state_of(one), left_at(node_of(two))
+    agents.append(start(tmp_path, two, entry(one, RECEIVES)))
+    agents[0].until_state(one, "programmed")
+    assert len(programs_at(two)) == 2
+    agents[0].stop()
+    assert len(programs_at(two)) == 2
+    assert "removed from 1 network namespaces" in cleanup(tmp_path, host=node_of(two))
+    assert (state_of(one), left_at(node_of(two))) == untouched
+    assert programs_at(two) == []
+
+
+RECEIVES: dict[str, Any] = {
+    "total": "50Mbit",
+    "ingress": {"total": "20Mbit"},
+    "classes": [
+        {"name": "named", "rate": "1Mbit", "ingress": {"ceil": "4Mbit"}, "match": {"host": "web.example.com"}},
+        {"name": "ported", "rate": "1Mbit", "ingress": {"ceil": "8Mbit"}, "match": {"port": 9001}},
+        {"name": "free", "rate": "1Mbit", "match": {"host": "free.example.com"}},
+    ],
+    "default": {"ingress": {"ceil": "2Mbit"}},
+}
+
+
+def download_rate(pod: Host, two: PodsOnNode, name: str, port: int) -> float:
+    meter = Meter()
+    with serving(two.server, endless, port):
+        client = connect(pod, two.server_ipv4, port)
+        client.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
+        with reading(client, meter):
+            return meter.megabits
+
+
+def test_downloads_are_held_without_a_device_in_the_pod(
+    two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]
+) -> None:
+    one, _ = two.pods
+    untouched = state_of(one)
+    agent = start(tmp_path, two, entry(one, RECEIVES))
+    agents.append(agent)
+    agent.until_state(one, "programmed")
+    assert agent.workload(one)["enforce"] == "host"
+    for name, port, ceil in (
+        ("web.example.com", 9000, 4.0),
+        ("web.example.com", 9001, 4.0),  # the first match wins
+        ("free.example.com", 9001, 2.0),  # as it does if it has no limit
+        ("other.example.com", 9001, 8.0),
+        ("other.example.com", 9000, 2.0),
+    ):
+        held(lambda n=name, p=port: download_rate(one, two, n, p), ceil * PAYLOAD_SHARE)  # type: ignore[misc]
+    assert state_of(one) == untouched

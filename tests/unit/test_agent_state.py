@@ -25,11 +25,25 @@ def test_class_ids_come_back_with_those_not_to_be_used_again(tmp_path: Path) -> 
     found = folder.earlier(HERE)
     assert found is not None
     assert (dict(found.ids), found.ids.retired, found.seal) == (dict(ids), ids.retired, SEAL)
-    assert folder.all() == {HERE: "eth0"}
+    assert folder.all() == {HERE: ("eth0", "")}
     assert folder.earlier((4, 7)) is None
     folder.forget(HERE)
     folder.forget(HERE)
     assert (folder.earlier(HERE), folder.all()) == (None, {})
+
+
+def test_the_nodes_end_comes_back(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path)
+    folder.write(HERE, "web", "eth0", Earlier(ClassIds.assign(["a"]), SEAL, "veth1"))
+    assert folder.all() == {HERE: ("eth0", "veth1")}
+    found = folder.earlier(HERE)
+    assert found is not None
+    assert found.node_interface == "veth1"
+    [path] = tmp_path.iterdir()
+    document = json.loads(path.read_text())
+    del document["node_interface"]  # as version 0.2.0 wrote it
+    path.write_text(json.dumps(document))
+    assert folder.all() == {HERE: ("eth0", "")}
 
 
 @pytest.mark.parametrize("rules", [None, 3, {}, {"kind": "new", "generation": [], "digest": ""}, "missing"])
