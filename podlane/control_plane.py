@@ -229,6 +229,9 @@ def _prepared(options: dict[str, Any]) -> tuple[ModuleType, ControlPlaneSettings
 def _show(token: TokenText) -> None:
     from podlane.console import say
 
+    if os.path.samestat(os.fstat(1), os.stat(os.devnull)):
+        say("nobody sees the first administrator's token; podlane control-plane --new-token makes another")
+        return
     say("the first administrator's token, which is shown once:")
     click.echo(str(token))
 

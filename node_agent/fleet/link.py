@@ -65,6 +65,8 @@ class FleetLink:
     ) -> None:
         self.status = LinkStatus(since=time.time())
         self.enrolment = enrolment
+        self._connected_at = 0.0
+        """When it was connected last, by the clock that only goes forward."""
         self._settings = settings
         self._node = node
         self._policies = policies
@@ -152,6 +154,7 @@ class FleetLink:
     def _connected(self, address: Address) -> None:
         number = self.status.connections + 1
         self.status = LinkStatus(True, time.time(), str(address), connections=number)
+        self._connected_at = time.monotonic()
         log.info("connected to the control plane", address=str(address))
 
     async def _talk(self, address: Address, connected: Callable[[], None], move: Callable[[], None]) -> Exception:
@@ -167,7 +170,7 @@ class FleetLink:
             return error
 
     def _worked(self) -> bool:
-        return self.status.connected and time.time() - self.status.since > _PROVEN
+        return self.status.connected and time.monotonic() - self._connected_at > _PROVEN
 
     def _lost(self, address: Address, error: Exception) -> None:
         was = self.status

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from rendering import CHART, NAMESPACE, HelmError, Values, helm, of_kind, render, the
 from schemas import KUBERNETES, problems
+from value_sets import PROMETHEUS
 
 from control_plane.fleet.token_review import AUDIENCE
 from control_plane.settings import ControlPlaneSettings, load_settings
@@ -50,7 +51,13 @@ PRODUCTION = Values(
             "controlPlaneFrom": [{"namespaceSelector": {}}],
             "controlPlanePorts": [5433, 9092],
         },
-    }
+        "serviceMonitor": {
+            "enabled": True,
+            "labels": {"release": "prometheus"},
+            "controlPlane": {"tokenSecretName": "podlane-viewer", "caSecretName": "rest-ca"},
+        },
+    },
+    apis=PROMETHEUS,
 )
 SCALED = Values(
     {
@@ -262,6 +269,28 @@ def test_it_meets_the_restricted_standard(case: Values) -> None:
 def test_the_first_token_is_in_no_log(case: Values) -> None:
     (container,) = pod_of(own(case))["containers"]
     assert container["command"] == ["sh", "-c", "exec podlane control-plane >/dev/null"]
+
+
+def test_prometheus_reads_it_by_a_token_of_its_own() -> None:
+    monitored = {"serviceMonitor": {"enabled": True}}
+    without = render(replace(EMBEDDED, values={**EMBEDDED.values, **monitored}, apis=PROMETHEUS))
+    assert not [each for each in of_kind(without, "ServiceMonitor") if each["metadata"]["name"] == NAME]
+
+    manifests = render(PRODUCTION)
+    [monitor] = [each for each in of_kind(manifests, "ServiceMonitor") if each["metadata"]["name"] == NAME]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    selected = [
+        each
+        for each in of_kind(manifests, "Service")
+        if monitor["spec"]["selector"]["matchLabels"].items() <= each["metadata"]["labels"].items()
+    ]
+    [endpoint] = monitor["spec"]["endpoints"]
+    assert [endpoint["port"] in {port["name"] for port in each["spec"]["ports"]} for each in selected].count(True) == 1
+    assert endpoint["scheme"] == "https"
+    assert endpoint["authorization"]["credentials"] == {"name": "podlane-viewer", "key": "token"}
+    assert endpoint["tlsConfig"] == {
+        "serverName": f"{NAME}.{NAMESPACE}.svc", "ca": {"secret": {"name": "rest-ca", "key": "ca.crt"}}
+    }  # fmt: skip
 
 
 def test_of_the_cluster_it_may_ask_about_tokens_alone() -> None:

@@ -421,3 +421,17 @@ def test_answers_do_not_wait_for_acknowledgements() -> None:
         listener.accept()[0] as accepted,
     ):
         assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_a_token_is_spoken_of_where_somebody_sees_it(seen: bool) -> None:
+    """A container's standard output goes nowhere, so that the token is in no log."""
+    code = "from podlane.control_plane import _show; _show('the-token')"
+    shown = subprocess.run(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE if seen else subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    assert ("shown once" in shown.stderr) is seen
+    assert ("--new-token" in shown.stderr) is not seen
+    if seen:
+        assert shown.stdout == "the-token\n"
