@@ -6,7 +6,8 @@ is written where it differs, by one request for a Pod, and some a second at most
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -29,6 +30,10 @@ _SPACING_S: Final = 0.02
 """Seconds between two requests."""
 _AGAIN_S: Final = 10.0
 """Seconds before the same is written to a Pod again: the API server tells of a change a little later."""
+_RETRY_S: Final = 3.0
+"""Seconds before what has failed is tried again: an injector may refuse what it does not know to be true yet."""
+_PATIENCE_S: Final = 30.0
+"""Seconds for which it may fail before the Pod counts as failed."""
 _REMEMBERED: Final = 1024
 
 log_some = Logger(spacing=10.0)
@@ -96,15 +101,17 @@ class _Known:
 class SidecarKeeper:
     """Of all Pods of a cluster."""
 
-    def __init__(self, api: ApiServer) -> None:
+    def __init__(self, api: ApiServer, now: Callable[[], float] = trio.current_time) -> None:
+        """``now`` is a clock in seconds that never goes back."""
         self._api = api
+        self._now = now
         self._policies: tuple[PolicyObject, ...] | None = None
         self._known: dict[str, _Known] = {}
         self._due = trio.Event()
         self._written: dict[str, tuple[str, float]] = {}
-        """By the UID of a Pod: what was written last, or tried, and when."""
-        self._failures: dict[str, str] = {}
-        """By the UID of a Pod: why the last attempt has failed."""
+        """By the UID of a Pod: what was written last, or tried, and when that may be done again."""
+        self._failures: dict[str, tuple[float, str]] = {}
+        """By the UID of a Pod: since when attempts have failed, and why the last one did."""
 
     def look(
         self, policies: Iterable[PolicyObject], pods: Iterable[WatchedPod], namespaces: Mapping[str, WatchedNamespace]
@@ -132,8 +139,8 @@ class SidecarKeeper:
         return {uid: self._report(uid, known.verdict.report) for uid, known in self._known.items()}
 
     def _report(self, uid: str, report: ReportedPod) -> ReportedPod:
-        failure = self._failures.get(uid)
-        if failure is None or report.state == "failed":
+        since, failure = self._failures.get(uid, (math.inf, ""))
+        if report.state == "failed" or self._now() < since + _PATIENCE_S:
             return report
         return ReportedPod(report.policy, report.generation, "failed", failure, report.clamped)
 
@@ -147,25 +154,28 @@ class SidecarKeeper:
                 known = self._known.get(uid)
                 if known is None or (wanted := known.verdict.wanted) is None or not self._is_due(uid, wanted):
                     continue
-                self._written[uid] = wanted, trio.current_time()
-                await self._write(known.pod, wanted)
+                pause = _AGAIN_S if await self._write(known.pod, wanted) else _RETRY_S
+                self._written[uid] = wanted, self._now() + pause
                 await trio.sleep(_SPACING_S)
 
     def _is_due(self, uid: str, wanted: str) -> bool:
-        text, at = self._written.get(uid, ("", 0.0))
-        return text != wanted or trio.current_time() >= at + _AGAIN_S
+        text, again = self._written.get(uid, ("", 0.0))
+        return text != wanted or self._now() >= again
 
-    async def _write(self, found: WatchedPod, wanted: str) -> None:
+    async def _write(self, found: WatchedPod, wanted: str) -> bool:
+        """Whether that is done with."""
         assert found.sidecar is not None
         # With its UID, so that another Pod of its name is not meant.
         change = {"metadata": {"uid": found.uid, "annotations": {EFFECTIVE: wanted}}}
         try:
             await self._api.patch(pod(found.namespace, found.sidecar.pod), change)
         except NotFoundError:
-            return
+            return True
         except ApiError as error:
-            self._failures[found.uid] = _line(f"Its sidecar cannot be told. {error}")
+            since, _ = self._failures.get(found.uid, (self._now(), ""))
+            self._failures[found.uid] = since, _line(f"Its sidecar cannot be told. {error}")
             log_some.warning("a sidecar cannot be told its policy", namespace=found.namespace, pod=found.sidecar.pod,
                              error=str(error))  # fmt: skip
-        else:
-            self._failures.pop(found.uid, None)
+            return False
+        self._failures.pop(found.uid, None)
+        return True

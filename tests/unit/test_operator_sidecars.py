@@ -21,6 +21,8 @@ from traffic_policy.units import Rate
 SHOP = WatchedNamespace({"team": "a"}, {})
 WEB = tpol("web", classes=[lane("mail")])
 GUARD = ctpol("guard", caps={"total": "20Mbit"})
+NOBODY = ApiServer(ApiAccess("127.0.0.1", 1, "", None, "", None, "shop", "a test"))
+"""Nobody listens there."""
 
 
 def with_sidecar(annotations: Mapping[str, str], *, ready: bool = True, **spec: Any) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def test_of_a_pod_without_a_sidecar_annotations_are_not_kept() -> None:
 
 
 def test_all_pods_are_looked_at_whenever_something_has_changed() -> None:
-    keeper = SidecarKeeper(ApiServer(ApiAccess("192.0.2.1", 443, "", None, "", None, "shop", "a test")))
+    keeper = SidecarKeeper(NOBODY, now=lambda: 0.0)
     text = said(watched(), WEB)[1]
     assert text is not None
     pods = [replace(watched(text), uid="a"), replace(watched(), uid="b")]
@@ -134,3 +136,20 @@ def test_all_pods_are_looked_at_whenever_something_has_changed() -> None:
     assert states(WEB) == {"a": "programmed", "b": "programmed"}
     pods.pop()
     assert states(WEB) == {"a": "programmed"}
+
+
+@pytest.mark.trio
+async def test_one_that_cannot_be_told_is_waited_for_before_it_counts_as_failed() -> None:
+    clock = [0.0]
+    keeper, pod = SidecarKeeper(NOBODY, now=lambda: clock[0]), watched()
+    text = said(pod, WEB)[1]
+    assert text is not None
+    for at, state in ((0.0, "waiting"), (29.0, "waiting"), (31.0, "failed")):
+        clock[0] = at
+        assert keeper.look([WEB], [pod], {"shop": SHOP})["u"].state == state
+        assert not await keeper._write(pod, text)
+    assert (
+        "Its sidecar cannot be told. The API server at 127.0.0.1:1"
+        in keeper.look([WEB], [pod], {"shop": SHOP})["u"].reason
+    )
+    assert keeper.look([], [pod], {"shop": SHOP})["u"].state == "programmed"

@@ -97,7 +97,7 @@ def test_what_is_wrong_with_a_policy_is_told_with_its_name() -> None:
 UNREADABLE: list[Any] = [
     "", "[]", "null", "{", '{"policy": 1}', '{"policy": {}}', '{"caps": 1}', '{"caps": [{}]}', '{"caps": [{"of": "x", "total": "y"}]}',
     '{"policy": {"name": "x", "uid": "y", "generation": "z", "spec": {}}}', '{"policy": {"name": "x", "uid": "y", "generation": 1, "spec": 1}}',
-    "[" * 100_000,
+    "[" * 100_000, '{"policy": {"name": "x", "uid": "y", "generation": 1e999, "spec": {}}}',
 ]  # fmt: skip
 
 

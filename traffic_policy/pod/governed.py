@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from pydantic import ValidationError
-
 from traffic_policy.cluster.caps import CapsOf, capped
 from traffic_policy.cluster.target import PolicyCaps
 from traffic_policy.errors import PolicyError, Problem
@@ -76,7 +74,7 @@ class Governance:
                 return cls(caps=caps)
             base = BasePolicy(dict(won["spec"]), str(won["name"]))
             return cls(base, str(won["uid"]), int(won["generation"]), caps)
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ValidationError):
+        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError):
             text = "Podlane's injector or operator wrote it, and it cannot be read. Leave it to them, or remove it."
             raise AnnotationsError([Problem(EFFECTIVE, text)]) from None
 
