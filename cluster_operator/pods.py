@@ -71,10 +71,11 @@ def needed_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
     sidecar = any(_mapping(each).get("name") == _SIDECAR for each in containers)
     if sidecar:
         kept["name"] = about.get("name")
-        kept["annotations"] = {name: text for name, text in annotations.items() if _about_limits(name)}
+        said = {name: text for name, text in annotations.items() if _about_limits(name)}
         text = annotations.get(EFFECTIVE, NOTHING if _is_governed(annotations.get(STATUS)) else None)
         if text is not None:
-            kept["annotations"][EFFECTIVE] = sys.intern(text)  # many Pods have the same one
+            said[EFFECTIVE] = sys.intern(text)  # many Pods have the same one
+        kept["annotations"] = said
     elif POLICY in annotations:
         kept["annotations"] = {POLICY: annotations[POLICY]}
     return {

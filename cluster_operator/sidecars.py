@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 import trio
@@ -98,6 +98,27 @@ class _Known:
     verdict: SidecarVerdict
 
 
+class _ByNamespace:
+    """All policies of a cluster, by namespace: a change concerns the Pods of one, or all."""
+
+    def __init__(self, policies: Iterable[PolicyObject]) -> None:
+        self._found: dict[str, list[PolicyObject]] = {}
+        for each in policies:
+            self._found.setdefault(each.namespace, []).append(each)
+        self._made: dict[str, ClusterPolicies] = {}
+
+    def found_in(self, name: str) -> tuple[list[PolicyObject], list[PolicyObject]]:
+        """Those of the cluster, and those of the namespace."""
+        return self._found.get("", []), self._found.get(name, [])
+
+    def policies(self, name: str) -> ClusterPolicies:
+        """All that may be for Pods of the namespace."""
+        if name not in self._made:
+            everywhere, own = self.found_in(name)
+            self._made[name] = ClusterPolicies((*everywhere, *own))
+        return self._made[name]
+
+
 class SidecarKeeper:
     """Of all Pods of a cluster."""
 
@@ -105,7 +126,7 @@ class SidecarKeeper:
         """``now`` is a clock in seconds that never goes back."""
         self._api = api
         self._now = now
-        self._policies: tuple[PolicyObject, ...] | None = None
+        self._policies = _ByNamespace(())
         self._known: dict[str, _Known] = {}
         self._due = trio.Event()
         self._written: dict[str, tuple[str, float]] = {}
@@ -118,19 +139,18 @@ class SidecarKeeper:
     ) -> dict[str, ReportedPod]:
         """What there is to say of Pods with sidecars, by UID, as an agent reports its Pods. What is to be written is
         left to :meth:`run`."""
-        now = tuple(policies)
-        before = self._known if now == self._policies else {}
-        self._policies = now
-        of_cluster = ClusterPolicies(now)
-        self._known = {}
+        now = _ByNamespace(policies)
+        same = cache(lambda name: now.found_in(name) == self._policies.found_in(name))
+        before, known = self._known, {}
         for each in pods:
             if each.sidecar is None:
                 continue
             namespace = namespaces.get(each.namespace, WatchedNamespace({}, {}))
             old = before.get(each.uid)
-            if old is None or (old.pod, old.namespace) != (each, namespace):
-                old = _Known(each, namespace, judged(each, each.sidecar, of_cluster, namespace))
-            self._known[each.uid] = old
+            if old is None or (old.pod, old.namespace) != (each, namespace) or not same(each.namespace):
+                old = _Known(each, namespace, judged(each, each.sidecar, now.policies(each.namespace), namespace))
+            known[each.uid] = old
+        self._policies, self._known = now, known
         self._written = {uid: wrote for uid, wrote in self._written.items() if uid in self._known}
         wanting = {uid for uid, known in self._known.items() if known.verdict.wanted is not None}
         self._failures = {uid: why for uid, why in self._failures.items() if uid in wanting}

@@ -42,7 +42,7 @@ class InjectionStatus:
 
     def text(self) -> str:
         """The annotation's value."""
-        document = {
+        document: dict[str, Any] = {
             "version": self.version,
             "policy": self.policy,
             "spec": self.spec,
