@@ -30,7 +30,8 @@ Every option can be given as an environment variable, as in PODLANE_OPERATOR_LOG
 def operator(**options: Any) -> None:
     """Write what became of TrafficPolicies and ClusterTrafficPolicies into their status, and tell it by Events.
 
-    Agents follow policies without it. Of several operators one works, and another takes over within 15 s.
+    Agents follow policies without it; sidecars that run learn of changes by it. Of several operators one works, and
+    another takes over within 15 s.
     """
     from podlane.console import end_at_once_on_sigterm, failing_clearly, ignore_late_signals
 
