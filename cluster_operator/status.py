@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from cluster_operator.pods import ReportedPod, WatchedPod, labels_for_selectors
+from cluster_operator.readiness import readiness
 from traffic_policy.cluster.objects import ClusterPolicies, Overruled, PolicyObject
 from traffic_policy.cluster.status_schema import LONGEST_REASON, MOST_REASONS
 from traffic_policy.errors import shortened
@@ -157,11 +158,14 @@ def _conditions(
     policy: PolicyObject, tally: PolicyTally, problem: str, before: Mapping[Any, Mapping[str, Any]]
 ) -> dict[str, tuple[str, str, str]]:
     """Type -> status, reason, message."""
+    accepted = ("False", "Invalid", problem) if problem else ("True", "Accepted", "It can be honoured.")
+    programmed = _programmed(policy, tally, problem, before.get("Programmed", {}))
     return {
-        "Accepted": ("False", "Invalid", problem) if problem else ("True", "Accepted", "It can be honoured."),
-        "Programmed": _programmed(policy, tally, problem, before.get("Programmed", {})),
+        "Accepted": accepted,
+        "Programmed": programmed,
         "Conflicted": _told(tally.conflicts, "Overruled", "NoConflict", "No other policy of its kind wins over it."),
         "Clamped": _told(tally.clamped, "Capped", "NotCapped", "No caps lower it."),
+        **readiness(accepted, programmed),
     }
 
 

@@ -67,6 +67,7 @@ def test_all_pods_have_it() -> None:
     assert conditions(found) == {
         "Accepted": ("True", "Accepted"), "Programmed": ("True", "Programmed"),
         "Conflicted": ("False", "NoConflict"), "Clamped": ("False", "NotCapped"),
+        "Ready": ("True", "Programmed"), "Reconciling": ("False", "Settled"), "Stalled": ("False", "NotStalled"),
     }  # fmt: skip
     assert message(found, "Programmed") == "In force in 2 of 2 Pods."
     assert (found["observedGeneration"], found["reasons"]) == (1, [])
@@ -126,7 +127,9 @@ def test_times_are_those_of_the_last_change() -> None:
     second = status(pod("a"), before=first, now=later)
     times = {each["type"]: each["lastTransitionTime"] for each in second["conditions"]}
     assert times == {"Accepted": "2026-01-01T01:00:00Z", "Programmed": "2026-01-01T02:00:00Z",
-                     "Conflicted": "2026-01-01T01:00:00Z", "Clamped": "2026-01-01T01:00:00Z"}  # fmt: skip
+                     "Conflicted": "2026-01-01T01:00:00Z", "Clamped": "2026-01-01T01:00:00Z",
+                     "Ready": "2026-01-01T02:00:00Z", "Reconciling": "2026-01-01T01:00:00Z",
+                     "Stalled": "2026-01-01T01:00:00Z"}  # fmt: skip
 
 
 def test_the_loser_says_who_won_and_why() -> None:

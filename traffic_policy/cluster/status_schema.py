@@ -27,7 +27,7 @@ def _object(about: str, properties: dict[str, Any], *required: str) -> dict[str,
 _CONDITION: Final = _object(
     "One condition, as Kubernetes has them (metav1.Condition).",
     {
-        "type": _text("Accepted, Programmed, Conflicted or Clamped."),
+        "type": _text("Accepted, Programmed, Conflicted, Clamped, Ready, Reconciling or Stalled."),
         "status": {"type": "string", "description": "Whether it is so.", "enum": ["True", "False", "Unknown"]},
         "reason": _text("Why, in one word."),
         "message": _text("Why, in sentences.", 2000),
@@ -50,10 +50,14 @@ _REASON: Final = _object(
     "Why it is not in force in some Pods.",
     {"reason": _text("In sentences.", LONGEST_REASON + 10), "pods": _number("In how many Pods.")},
 )
-STATUS: Final = _object(
+_STATUS: Final = _object(
     "What became of the policy. The operator writes it.",
     {
-        "observedGeneration": _number("The generation of the policy that the status is about."),
+        "observedGeneration": {
+            "type": "integer",
+            "description": "The generation of the policy that the status is about; -1: nobody has looked at it yet.",
+            "minimum": -1,
+        },
         "classes": _text("The names of its classes.", 2000),
         "pods": _PODS,
         "reasons": {
@@ -65,14 +69,18 @@ STATUS: Final = _object(
         "conditions": {
             "type": "array",
             "description": "Accepted: it can be honoured. Programmed: all its Pods have it. Conflicted: another policy "
-            "of its kind wins in some Pods. Clamped: caps lower it in some Pods.",
+            "of its kind wins in some Pods. Clamped: caps lower it in some Pods. Ready, Reconciling and Stalled: the "
+            "same in the words by which GitOps tools judge (kstatus).",
             "items": _CONDITION,
-            "maxItems": 8,
+            "maxItems": 16,
             "x-kubernetes-list-type": "map",
             "x-kubernetes-list-map-keys": ["type"],
         },
     },
 )
+STATUS: Final[dict[str, Any]] = {**_STATUS, "default": {"observedGeneration": -1}}
+"""Without the default, whoever judges objects by their status would take a policy of which nobody has said anything for
+one that is in force."""
 REPORT: Final[dict[str, Any]] = {
     "pods": {
         "type": "array",
