@@ -57,26 +57,30 @@ log_some = Logger(spacing=10.0)
 
 
 class PolicyOutlook:
-    """Looks for one review after another; ``api`` is None without an API server, and nothing is warned of then."""
+    """Looks for one review after another, each for ``patience`` seconds at most; ``api`` is None without an API server,
+    and nothing is warned of then."""
 
-    def __init__(self, api: ApiServer | None, shared: SharedPolicies, decoding: DecodingBudget) -> None:
+    def __init__(
+        self, api: ApiServer | None, shared: SharedPolicies, decoding: DecodingBudget, patience: float = PATIENCE_S
+    ) -> None:
         self._api = api
         self._shared = shared
         self._decoding = decoding
+        self._patience = patience
         self._turn = trio.Lock()
 
     async def add(self, body: bytes, answer: ReviewAnswer) -> ReviewAnswer:
         """The answer to a review, with warnings if it lets a policy in."""
         if self._api is None or answer.outcome.result != "allowed":
             return answer
-        with trio.move_on_after(PATIENCE_S) as patience:
+        with trio.move_on_after(self._patience) as patience:
             try:
                 async with self._turn:
                     return _with(answer, await self._warnings(self._api, body))
             except (ApiError, RequestError) as error:
                 log_some.warning("for which Pods a policy means less is not known", error=str(error))
         if patience.cancelled_caught:
-            log_some.warning("which Pods a policy means less for was not known in time", seconds=PATIENCE_S)
+            log_some.warning("which Pods a policy means less for was not known in time", seconds=self._patience)
         return answer
 
     async def _warnings(self, api: ApiServer, body: bytes) -> tuple[str, ...]:
