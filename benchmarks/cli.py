@@ -29,6 +29,7 @@ from benchmarks.progress import Progress
 from benchmarks.results import Results, load
 from benchmarks.runner import Runner
 from benchmarks.stage import Placement
+from benchmarks.web.cli import web
 from daemon import log
 from podlane.console import console, failing_clearly
 
@@ -38,7 +39,7 @@ _QUICK_CANDIDATES: Final = ("direct-htb", "haproxy", "envoy-tcp", "podlane-relay
 _QUICK_METRICS: Final = ("bulk-up-1", "conn", "keepalive-50")
 
 
-@click.group(invoke_without_command=True, subcommand_metavar="[admission|abuse|agent|features|fleet|kind ...]")
+@click.group(invoke_without_command=True, subcommand_metavar="[admission|abuse|agent|features|fleet|kind|web ...]")
 @click.option("--quick", is_flag=True, help="Under 3 minutes; fails only on a collapse.")
 @click.option(
     "--rounds", type=click.IntRange(1, 100), help=f"How often all are measured in turn.  [default: {_ROUNDS}]"
@@ -70,8 +71,9 @@ def main(
 ) -> None:
     """Measure Podlane beside its peers in network namespaces on this machine (as root).
 
-    `admission` measures the injector instead, `agent` the node's agent, `fleet` the control plane, `abuse` what the
-    sidecar bears, `features` what each feature costs, `kind` real Pods in a cluster; they have options of their own.
+    `admission` measures the injector instead, `agent` the node's agent, `fleet` the control plane, `web` its pages,
+    `abuse` what the sidecar bears, `features` what each feature costs, `kind` real Pods in a cluster; they have options
+    of their own.
     """
     if context.invoked_subcommand is not None:
         _refuse_options(context)
@@ -160,3 +162,4 @@ main.add_command(agent)
 main.add_command(features)
 main.add_command(fleet)
 main.add_command(kind)
+main.add_command(web)

@@ -39,6 +39,15 @@ def placement() -> Placement:
     return Placement(cpus[0], cpus[1])
 
 
+def halves() -> tuple[str, str]:
+    """CPUs for what is measured, and for others, as ``taskset -c`` has them: two each where there are four; where there
+    is one, all share it."""
+    found = sorted(os.sched_getaffinity(0))
+    half = min(2, len(found) // 2)
+    ours, theirs = (found[:half], found[half : 2 * half]) if half else (found, found)
+    return ",".join(map(str, ours)), ",".join(map(str, theirs))
+
+
 def end_tidily() -> None:
     """Let SIGINT and SIGTERM end the run as Ctrl-C does: with what there is written, and everything ended."""
     signal.signal(signal.SIGINT, _interrupt)

@@ -75,7 +75,7 @@ def fails(ledger: Ledger, node: str, state: DesiredState) -> WorkloadState | Non
 
 def main(arguments: Mapping[str, Any]) -> None:
     """``address`` is HOST:PORT, ``count`` the number of agents, ``tokens`` a file with join tokens, ``data`` a folder
-    for their certificates."""
+    for their certificates; ``lanes``, if there are any, those of which they report."""
     host, _, port = str(arguments["address"]).rpartition(":")
     address = Address(host, int(port))
     settings = FleetSettings(
@@ -94,6 +94,7 @@ def main(arguments: Mapping[str, Any]) -> None:
         }),
     )  # fmt: skip
     swarm.tally = ledger
+    swarm.lanes = arguments.get("lanes") or swarm.lanes
     swarm.fails = lambda node, state: fails(ledger, node, state)
     names = node_names(arguments["count"])
     swarm.agents = [SimulatedAgent(node, each, swarm) for node, each in zip(names, credentials, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final
@@ -11,7 +10,7 @@ import click
 
 from benchmarks import machine
 from benchmarks.analysis import Analysis
-from benchmarks.command import FOLDER, end_tidily, make_folder, tell
+from benchmarks.command import FOLDER, end_tidily, halves, make_folder, tell
 from benchmarks.errors import BenchmarkError
 from benchmarks.fleet.figures import FLEET, POSTGRESQL, SQLITE, collapses, document
 from benchmarks.fleet.run import Cpus, Plan, Runner
@@ -92,7 +91,7 @@ def fleet(
 
 
 def _measure(plan: Plan, output: Path) -> Results:
-    cpus = _cpus()
+    cpus = Cpus(*halves())
     make_folder(output)
     end_tidily()
     facts = {
@@ -108,14 +107,6 @@ def _measure(plan: Plan, output: Path) -> Results:
     with measuring(results, output, document, _draw) as progress:
         Runner(cpus, results, progress, output / JSON, plan).run()
     return results
-
-
-def _cpus() -> Cpus:
-    """Two each where there are four; where there is one, all share it."""
-    found = sorted(os.sched_getaffinity(0))
-    half = min(2, len(found) // 2)
-    ours, theirs = (found[:half], found[half : 2 * half]) if half else (found, found)
-    return Cpus(",".join(map(str, ours)), ",".join(map(str, theirs)))
 
 
 def _draw(analysis: Analysis, folder: Path) -> list[Path]:

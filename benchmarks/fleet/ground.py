@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any, Final, Self
@@ -40,7 +40,8 @@ class Server:
             "--port", str(self.port), "--agents-port", str(self.agents_port), "--rate-limit", "0",
             *(("--database", database) if database else ()),
         ]  # fmt: skip
-        self._token = ""
+        self.token = ""
+        """The first administrator's."""
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -61,7 +62,7 @@ class Server:
         with os.fdopen(reader) as ready:
             if not ready.readline():
                 raise CandidateError(f"podlane control-plane has ended. It said: {self._last_words()}")
-        self._token = token.read_text().strip()
+        self.token = token.read_text().strip()
 
     def end(self, number: int) -> None:
         """Signal it, and wait for its end."""
@@ -82,7 +83,7 @@ class Server:
 
     def client(self) -> RestClient:
         """Of its REST API, as the first administrator."""
-        return RestClient(self.port, self._token)
+        return RestClient(self.port, self.token)
 
     def _last_words(self) -> str:
         return self._log.read_text(errors="replace").strip()[-_SAID:] or "nothing"
@@ -120,12 +121,14 @@ class RestClient:
 class Agents:
     """Simulated ones, on some CPUs. What they tell each second is in :attr:`told`."""
 
-    def __init__(self, folder: Path, cpus: str, count: int, port: int, tokens: Path) -> None:
+    def __init__(self, folder: Path, cpus: str, count: int, port: int, tokens: Path, lanes: Sequence[str] = ()) -> None:
+        """``lanes``: of which they report, if not of the usual ones."""
         self.count = count
         self.told: Mapping[str, Any] = {}
         self.joined: Mapping[str, float] = {}
         arguments = {
             "address": f"127.0.0.1:{port}", "count": count, "data": str(folder / "agents"), "tokens": str(tokens),
+            "lanes": list(lanes),
         }  # fmt: skip
         self._command = [
             *_BIND, "taskset", "-c", cpus, sys.executable, "-m", "benchmarks.fleet.agents", json.dumps(arguments),

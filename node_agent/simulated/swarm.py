@@ -40,6 +40,8 @@ class AgentSwarm:
         self.tally: Tally = RevisionTally()
         self.fails: Callable[[str, DesiredState], WorkloadState | None] = lambda _node, _state: None
         """The workload of a node that cannot have what is desired, for who wants some to fail."""
+        self.lanes: Sequence[str] = _LANES
+        """Of which reports tell."""
         self.ending = False
         self._addresses = addresses
         self._tell = tell
@@ -171,7 +173,7 @@ class AgentSwarm:
         """Reports of ``share`` agents, from that at ``at`` on; where the next ones begin."""
         end = at + share
         if int(end) > int(at):
-            message = _report(round(time.time() * 1000), sorted(self._policies()))
+            message = _report(round(time.time() * 1000), sorted(self._policies()), self.lanes)
             for place in range(int(at), int(end)):
                 agent = self.agents[place % len(self.agents)]
                 if agent.talking:
@@ -185,7 +187,7 @@ class AgentSwarm:
         return frozenset(newest.policies)
 
 
-def _report(at_ms: int, policies: Sequence[str]) -> bytes:
+def _report(at_ms: int, policies: Sequence[str], lanes: Sequence[str]) -> bytes:
     sums = [
         LaneSum(
             policy=policy, lane=lane, direction="egress", bytes=random.randrange(10**8),
@@ -193,6 +195,6 @@ def _report(at_ms: int, policies: Sequence[str]) -> bytes:
             rate=20_000_000, ceil=200_000_000,
         )
         for policy in policies[:1]
-        for lane in _LANES
+        for lane in lanes
     ]  # fmt: skip
     return FromAgent(report=Report(at=at_ms, interval_ms=1000, lanes=sums)).SerializeToString()
