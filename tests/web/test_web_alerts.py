@@ -184,6 +184,6 @@ def test_what_is_in_force_for_a_workload_is_asked_of_its_agent(stage: Stage, new
     page.get_by_role("link", name="shop/asked-7d9f-0").click(timeout=20_000)
     sheet = page.get_by_role("dialog")
     expect(sheet).to_contain_text("the policy asked of this control plane")
-    expect(sheet.get_by_role("row").filter(has_text="api")).to_contain_text("20Mbit")
+    expect(sheet.get_by_role("row", name="api 20Mbit 60Mbit")).to_be_visible()
     page.goto(f"{stage.url}/t/default/workloads?agent=east/n2&pod=shop/none")
     expect(page.get_by_role("alert")).to_contain_text("has no workload shop/none")

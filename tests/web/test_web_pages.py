@@ -251,3 +251,20 @@ def test_a_pod_says_where_each_value_comes_from_and_what_does_not_count(stage: S
     sheet = page.get_by_role("dialog")
     expect(sheet.get_by_role("row", name="class api")).to_contain_text("classes of the control plane's policy")
     expect(sheet).to_contain_text("policy wide is for it, too, but near names more labels.")
+
+
+def test_live_leads_from_the_fleet_to_a_pod_that_says_why_it_waits(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("levels", POLICY)
+    page = new_page(stage.api.token("viewer"))
+    page.goto(f"{stage.url}/t/default/live?policy=levels")
+    page.get_by_role("region", name="Clusters").get_by_role("link", name="east").click()
+    page.get_by_role("region", name="Agents of east").get_by_role("link", name="n1").click()
+    page.get_by_role("region", name="Namespaces").get_by_role("link", name="shop").click()
+    page.get_by_role("region", name="Pods").get_by_role("link", name="shop/levels-7d9f-0").click(timeout=20_000)
+    expect(page.get_by_role("heading", name="levels-7d9f-0")).to_be_visible()
+    table = page.get_by_role("region", name="Lanes, as numbers")
+    expect(table.get_by_role("row").filter(has_text="api")).to_contain_text("Mbit/s")
+    where = page.get_by_role("navigation", name="Where you are")
+    expect(where.get_by_text("levels-7d9f-0")).to_have_attribute("aria-current", "page")
+    where.get_by_role("link", name="east").click()
+    page.wait_for_url("**/live?policy=levels&cluster=east")

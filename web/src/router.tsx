@@ -138,9 +138,22 @@ const settings = createRoute({
 const live = createRoute({
   getParentRoute: () => tenant,
   path: 'live',
-  validateSearch: (search): { policy?: string; cluster?: string; direction?: 'ingress'; seconds?: number } => ({
+  validateSearch: (
+    search,
+  ): {
+    policy?: string;
+    cluster?: string;
+    node?: string;
+    namespace?: string;
+    pod?: string;
+    direction?: 'ingress';
+    seconds?: number;
+  } => ({
     ...text(search, 'policy'),
     ...text(search, 'cluster'),
+    ...text(search, 'node'),
+    ...text(search, 'namespace'),
+    ...text(search, 'pod'),
     ...oneOf(search, 'direction', ['ingress']),
     ...(search.seconds === 60 || search.seconds === 900 ? { seconds: search.seconds } : {}),
   }),

@@ -10,7 +10,12 @@ import { LivePill, Page, ProblemNote, Skeleton } from '../parts/parts';
 import { useKeys } from '../shell/keys';
 import { useTexts } from '../text/language';
 import { type Marker, Mini, Stacked } from './live/Charts';
-import { type Stand, standOf } from './live/why';
+import { LanesTable } from './live/LanesTable';
+import { AgentsBelow, ClustersBelow, LiveCrumbs } from './live/levels';
+import { OfNode } from './live/OfNode';
+import { OfPod } from './live/OfPod';
+import { Waiting, waitingOf } from './live/Waiting';
+import { standOf } from './live/why';
 import { laneColor } from './policy/Bars';
 import { lanesOf, type PolicyDoc } from './policy/model';
 
@@ -18,6 +23,15 @@ const route = getRouteApi('/t/$tenant/live');
 const FIELDS = ['bytes', 'dropped', 'overlimits', 'backlog', 'workloads', 'rate', 'ceil'];
 
 export function Live() {
+  const { cluster, node, pod } = route.useSearch();
+  // One agent knows its Pods, whatever their policies are.
+  if (cluster && node && pod)
+    return <OfPod key={`${cluster}/${node}/${pod}`} cluster={cluster} node={node} pod={pod} />;
+  if (cluster && node) return <OfNode cluster={cluster} node={node} />;
+  return <OfPolicies />;
+}
+
+function OfPolicies() {
   const t = useTexts();
   const tenant = useTenant();
   const list = useInfiniteQuery(policies(tenant, { in_force: true }));
@@ -95,16 +109,12 @@ function Watched({ policy, names, order }: { policy: string; names: string[]; or
     .filter((each) => ['PolicyPublished', 'RolloutTakenBack', 'RolloutAdvanced'].includes(each.kind))
     .map((each) => ({ at: each.at / 1000, says: `r${each.data.revision} ${l.markers[each.kind] ?? ''}` }));
   const stands = shown?.lanes.map((lane) => lane.stand) ?? [];
-  const waiting = stands.filter((stand) => stand.why !== 'fine').sort((a, b) => b.waits - a.waits);
+  const waiting = waitingOf(stands);
   const now = stands.reduce((sum, stand) => sum + stand.now, 0);
   const { unit, size } = rateUnit(now);
   return (
     <Page
-      crumbs={
-        <>
-          <span>{t.nav.live}</span>/ <span>{cluster ?? t.fleet.allClusters}</span>
-        </>
-      }
+      crumbs={<LiveCrumbs />}
       title={
         <>
           {policy}
@@ -265,26 +275,9 @@ function Watched({ policy, names, order }: { policy: string; names: string[]; or
               </div>
             </section>
             <LanesTable stands={stands} color={shown?.color ?? (() => 'var(--n)')} />
+            {cluster ? <AgentsBelow cluster={cluster} /> : <ClustersBelow />}
           </div>
-          <aside className="panel" aria-label={l.who}>
-            <div className="panel-head">
-              <h2>{l.who}</h2>
-            </div>
-            {shown && waiting.length === 0 && <p className="sub diff-none">{l.nobodyWaits}</p>}
-            {waiting.map((stand) => (
-              <div className="waits" key={stand.name}>
-                <div className="gate-line">
-                  <b className="grow cut">
-                    <i className="dot" style={{ background: shown?.color(stand.name) }} /> {stand.name}
-                  </b>
-                  <b className="num" style={{ color: stand.why === 'ceiling' ? 'var(--warn)' : undefined }}>
-                    {stand.backlog >= 1 ? bytes(stand.backlog) : ''}
-                  </b>
-                </div>
-                <div className="sub">{l.why[stand.why](rate(stand.now), rate(stand.rate), rate(stand.ceil))}</div>
-              </div>
-            ))}
-          </aside>
+          <Waiting stands={shown ? stands : undefined} color={shown?.color ?? (() => 'var(--n)')} />
         </div>
       </div>
     </Page>
@@ -309,60 +302,5 @@ function Tile({
         {value ?? <Skeleton width={70} height={22} />} <small>{unit}</small>
       </div>
     </div>
-  );
-}
-
-function LanesTable({ stands, color }: { stands: Stand[]; color: (name: string) => string }) {
-  const t = useTexts();
-  const l = t.live;
-  return (
-    // biome-ignore lint/a11y/noNoninteractiveTabindex: it may have to be scrolled by keyboard
-    <section className="panel scroll" aria-label={l.table} tabIndex={0}>
-      <table className="table num">
-        <thead>
-          <tr>
-            <th>{l.lane}</th>
-            <th className="r wide">{t.editor.rate}</th>
-            <th className="r wide">{t.editor.ceil}</th>
-            <th>{l.nowColumn}</th>
-            <th className="r wide">{l.borrowed}</th>
-            <th className="r">{l.waits}</th>
-            <th className="r wide">{l.backlog}</th>
-            <th className="r wide">{l.drops}</th>
-            <th className="r wide">{l.pods}</th>
-          </tr>
-        </thead>
-        <tbody>
-          {stands.map((stand) => (
-            <tr key={stand.name}>
-              <td>
-                <span className="lane-name">
-                  <i className="dot" style={{ background: color(stand.name) }} />
-                  {stand.name}
-                </span>
-              </td>
-              <td className="r wide">{rate(stand.rate)}</td>
-              <td className="r wide">{rate(stand.ceil)}</td>
-              <td>
-                <span className="small-meter wide" aria-hidden="true">
-                  <i
-                    style={{
-                      width: `${Math.min(1, stand.now / (stand.ceil || 1)) * 100}%`,
-                      background: color(stand.name),
-                    }}
-                  />
-                </span>
-                <b>{rate(stand.now)}</b>
-              </td>
-              <td className="r wide">{stand.now > stand.rate * 1.005 ? rate(stand.now - stand.rate) : '–'}</td>
-              <td className="r">{stand.waits >= 1 ? l.times(short(stand.waits)) : '–'}</td>
-              <td className="r wide">{stand.backlog >= 1 ? bytes(stand.backlog) : '–'}</td>
-              <td className="r wide">{stand.dropped ? short(stand.dropped) : '–'}</td>
-              <td className="r wide">{count(stand.workloads)}</td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </section>
   );
 }

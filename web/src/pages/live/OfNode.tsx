@@ -1,0 +1,81 @@
+import { getRouteApi } from '@tanstack/react-router';
+import type { Schemas } from '../../api/client';
+import { useWindow } from '../../live/useWindow';
+import { useTenant } from '../../parts/hooks';
+import { LivePill, Page, ProblemNote } from '../../parts/parts';
+import { useTexts } from '../../text/language';
+import { BelowTable, LiveCrumbs, To } from './levels';
+import { namespacesOf } from './podSeries';
+
+const route = getRouteApi('/t/$tenant/live');
+/** An agent tells of a hundred. */
+const MOST = 100;
+
+/** The Pods of an agent, and their namespaces, each second. */
+export function OfNode({ cluster, node }: { cluster: string; node: string }) {
+  const t = useTexts();
+  const l = t.live;
+  const tenant = useTenant();
+  const { namespace } = route.useSearch();
+  const { window, standing, problem } = useWindow<Schemas['LiveWorkload'], Schemas['LiveWorkloadTotals']>({
+    tenant,
+    topic: 'workloads',
+    scope: { cluster, node, ...(namespace ? { namespace } : {}) },
+    sort: '-bytes',
+    limit: MOST,
+  });
+  return (
+    <Page
+      crumbs={<LiveCrumbs />}
+      title={
+        <>
+          {namespace ?? node}
+          <LivePill standing={standing} />
+        </>
+      }
+      sub={namespace ? l.onNode(node) : undefined}
+    >
+      {problem && <ProblemNote error={problem} />}
+      <div className={`stack ${standing?.state === 'away' ? 'stale' : ''}`}>
+        {!namespace && (
+          <BelowTable
+            title={l.namespaces}
+            name={l.namespace}
+            nothing={t.workloads.noneTold}
+            rows={
+              window &&
+              namespacesOf(window.rows).map(({ name, ...sums }) => ({
+                key: name,
+                name: (
+                  <To place={{ cluster, node, namespace: name }} row>
+                    {name || '–'}
+                  </To>
+                ),
+                ...sums,
+              }))
+            }
+          />
+        )}
+        <BelowTable
+          title={l.pods}
+          name={t.workloads.pod}
+          nothing={t.workloads.noneTold}
+          rows={window?.rows.map((each) => ({
+            key: each.workload,
+            name: (
+              <To place={{ cluster, node, pod: each.workload }} row>
+                {each.workload}
+              </To>
+            ),
+            state: each.policy || t.workloads.own,
+            pods: 1,
+            bytes: each.bytes,
+            throttled: each.throttled,
+            dropped: each.dropped,
+          }))}
+          more={window ? window.total - window.rows.length : 0}
+        />
+      </div>
+    </Page>
+  );
+}
