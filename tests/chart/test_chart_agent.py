@@ -90,6 +90,11 @@ def test_the_agent_takes_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (made.log_format, made.log_level) == ("console", "debug")
 
 
+def test_at_which_end_lanes_are_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settings_of(render(ALONE), monkeypatch).enforce == "pod"
+    assert settings_of(render(Values({"agent": {"enabled": True, "enforce": "host"}})), monkeypatch).enforce == "host"
+
+
 def test_by_default_it_holds_only_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     manifests = render(ALONE)
     assert settings_of(manifests, monkeypatch).mode == "none"
@@ -255,6 +260,7 @@ def test_no_selector_of_the_injector_meets_it() -> None:
     [
         ({"mode": "sidecar"}, "/agent/mode"),
         ({"cni": {"onFailure": "shut"}}, "/agent/cni/onFailure"),
+        ({"enforce": "node"}, "/agent/enforce"),
         ({"adminPort": 0}, "/agent/adminPort"),
         ({"node": "a"}, "node"),
     ],

@@ -6,15 +6,17 @@ import json
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import PodsOnNode, RunningAgent, cleanup, entry, start_agent
+from agents import PodsOnNode, RunningAgent, cleanup, entry, pods_on_node, start_agent
 from downloads import endless, reading
 from ebpf_judge import require_programs
+from evasion_page import rows
 from lab import connect, serving
 from meter import ATTEMPTS, PAYLOAD_SHARE, Meter
 from sidecars import state_of
@@ -24,7 +26,7 @@ from waiting import until
 from datapath.ebpf.clsact import ClsactHook
 from datapath.ebpf.hooks import Point, foreign_programs, hook_at
 from datapath.ebpf.program import EGRESS, TO_POD
-from podlane.netns import Host
+from podlane.netns import Host, Lab
 from tc_core.compile.mark_tree import ROOT_HANDLE
 from tc_core.compile.packet_tree import ifb_name
 
@@ -69,13 +71,25 @@ def start(folder: Path, two: PodsOnNode, *entries: dict[str, Any]) -> RunningAge
     return start_agent(folder, *entries, datapath="auto", node=node_of(two))
 
 
+def arriving(host: Host, meter: Meter) -> float:
+    """Mbit/s at a host's interface. (What its program reads also waits for packets that were lost.)"""
+    assert meter.settled.wait(30)
+    began, before = time.monotonic(), bytes_at(host)
+    assert meter.done.wait(30)
+    return (bytes_at(host) - before) * 8 / (time.monotonic() - began) / 1e6
+
+
+def bytes_at(host: Host) -> int:
+    return int(json.loads(host.ip("-j", "-s", "link", "show", "dev", "eth0"))[0]["stats64"]["rx"]["bytes"])
+
+
 def upload_rate(pod: Host, two: PodsOnNode, name: str) -> float:
     meter = Meter()
     with (
         serving(two.server, receiving(meter)) as port,
         pushing(connect(pod, two.server_ipv4, port), http_upload(name)),
     ):
-        return meter.megabits
+        return arriving(two.server, meter)
 
 
 def held(rate: Callable[[], float], ceil: float) -> None:
@@ -114,6 +128,8 @@ def test_frames_that_go_past_the_queues_of_the_pod_are_held(
     agents.append(start(tmp_path, two, entry(one, by_host())))
     agents[0].until_state(one, "programmed")
     held(lambda: frames_rate(one, two, *options), 2.0)
+    if "--bypass" in options:
+        assert rows("From inside the Pod")["AF_PACKET with PACKET_QDISC_BYPASS, enforce: host"] == "held"
 
 
 def test_what_a_pod_sends_is_held_at_the_nodes_end(two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]) -> None:
@@ -214,11 +230,16 @@ RECEIVES: dict[str, Any] = {
     "total": "50Mbit",
     "ingress": {"total": "20Mbit"},
     "classes": [
-        {"name": "named", "rate": "1Mbit", "ingress": {"ceil": "4Mbit"}, "match": {"host": "web.example.com"}},
-        {"name": "ported", "rate": "1Mbit", "ingress": {"ceil": "8Mbit"}, "match": {"port": 9001}},
+        {
+            "name": "named",
+            "rate": "1Mbit",
+            "ingress": {"rate": "1Mbit", "ceil": "4Mbit"},
+            "match": {"host": "web.example.com"},
+        },
         {"name": "free", "rate": "1Mbit", "match": {"host": "free.example.com"}},
+        {"name": "ported", "rate": "1Mbit", "ingress": {"rate": "1Mbit", "ceil": "8Mbit"}, "match": {"port": 9001}},
     ],
-    "default": {"ingress": {"ceil": "2Mbit"}},
+    "default": {"ingress": {"rate": "1Mbit", "ceil": "2Mbit"}},
 }
 
 
@@ -228,7 +249,7 @@ def download_rate(pod: Host, two: PodsOnNode, name: str, port: int) -> float:
         client = connect(pod, two.server_ipv4, port)
         client.sendall(f"GET / HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())
         with reading(client, meter):
-            return meter.megabits
+            return arriving(pod, meter)
 
 
 def test_downloads_are_held_without_a_device_in_the_pod(
@@ -249,3 +270,100 @@ def test_downloads_are_held_without_a_device_in_the_pod(
     ):
         held(lambda n=name, p=port: download_rate(one, two, n, p), ceil * PAYLOAD_SHARE)  # type: ignore[misc]
     assert state_of(one) == untouched
+
+
+def test_the_pods_end_where_the_nodes_cannot_be(two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]) -> None:
+    """Also when others come to the node's end later."""
+    one, other = two.pods
+    node = node_of(two)
+    untouched = left_at(node)
+    node.run(
+        [
+            "tc",
+            "qdisc",
+            "add",
+            "dev",
+            two.links[1].b.interface,
+            "root",
+            "tbf",
+            "rate",
+            "1gbit",
+            "burst",
+            "1mb",
+            "latency",
+            "10ms",
+        ]
+    )
+    agent = start(tmp_path, two, entry(one, by_host()), entry(other, by_host()))
+    agents.append(agent)
+    for pod in two.pods:
+        agent.until_state(pod, "programmed")
+    place = agent.workload(one)
+    assert (place["enforce"], place.get("enforce_reason")) == ("host", None)
+    place = agent.workload(other)
+    assert place["enforce"] == "pod"
+    assert "Others have traffic control at" in place["enforce_reason"]
+    assert "tbf" in place["enforce_reason"]
+    node.run(["tc", "qdisc", "del", "dev", two.links[1].b.interface, "root"])
+    interface = two.links[0].b.interface
+    if "clsact" not in node.run(["tc", "qdisc", "show", "dev", interface]).stdout:
+        node.run(["tc", "qdisc", "add", "dev", interface, "clsact"])
+    node.run(
+        [
+            "tc",
+            "filter",
+            "add",
+            "dev",
+            interface,
+            "ingress",
+            "protocol",
+            "ip",
+            "prio",
+            "5",
+            "bpf",
+            "bytecode",
+            "1,6 0 0 0",
+        ]
+    )
+    until("its own end", lambda: agent.workload(one).get("enforce") == "pod", patience=60)
+    assert "prio 5 bpf" in agent.workload(one)["enforce_reason"]
+    assert programs_at(two) == []
+    node.run(["tc", "filter", "del", "dev", interface, "ingress"])
+    node.run(["tc", "qdisc", "del", "dev", interface, "clsact"])
+    assert left_at(node) == untouched
+    held(lambda: upload_rate(one, two, "web.example.com"), 4.0 * PAYLOAD_SHARE)
+
+
+def test_pods_behind_a_bridge(lab: Lab, tmp_path: Path, agents: list[RunningAgent]) -> None:
+    """As the usual CNI plugin makes them: the node's ends are ports of a bridge."""
+    two = pods_on_node(lab, 2)
+    node, (one, other) = node_of(two), two.pods
+    node.ip("link", "add", "cni0", "type", "bridge")
+    node.ip("link", "set", "cni0", "up")
+    node.ip("address", "add", "10.99.0.1/24", "dev", "cni0")
+    for number, link in enumerate(two.links, 2):
+        node.ip("address", "flush", "dev", link.b.interface)
+        node.ip("link", "set", link.b.interface, "master", "cni0")
+        link.a.host.ip("address", "flush", "dev", "eth0")
+        link.a.host.add_address("eth0", f"10.99.0.{number}/24")
+        link.a.host.ip("route", "replace", "default", "via", "10.99.0.1")
+    two.server.route("10.99.0.0/24", two.server_link.b)
+    agent = start(tmp_path, two, entry(one, by_host()), entry(other, by_host()))
+    agents.append(agent)
+    for pod in two.pods:
+        agent.until_state(pod, "programmed")
+        assert agent.workload(pod)["enforce"] == "host"
+    held(lambda: upload_rate(one, two, "web.example.com"), 4.0 * PAYLOAD_SHARE)
+    with serving(other, swallow, 8080), connect(one, "10.99.0.3", 8080) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: web.example.com\r\n\r\n")
+
+        def goes_in() -> bool:
+            client.sendall(bytes(20_000))
+            return sent(agent, one, "a") > 100_000
+
+        until("what one Pod sends to another in its class", goes_in)
+
+
+def swallow(connection: socket.socket) -> None:
+    while connection.recv(65536):
+        pass

@@ -71,6 +71,14 @@ def test_what_is_in_the_way_is_told() -> None:
     assert aside.reason == "", "it is as it was asked for"
 
 
+def test_at_the_nodes_end_programs_tell_downloads_by_name() -> None:
+    limited = lanes(
+        HOST.replace("match:", "ingress: {rate: 1Mbit}, match:").replace("{total:", "{ingress: {total: 5Mbit}, total:")
+    )
+    assert choose(NodeDatapath(), limited, None).datapath == "step-aside"
+    assert choose(NodeDatapath(), limited, None, at_node=True).datapath == "ebpf"
+
+
 @pytest.mark.parametrize(
     ("said", "asked"), [("ebpf", Datapath.EBPF), ("step-aside", Datapath.STEP_ASIDE), ("relay", None)]
 )

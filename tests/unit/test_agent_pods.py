@@ -160,6 +160,9 @@ def test_events_tell_what_became_of_a_pod() -> None:
     assert told is not None
     assert (told.namespace, told.owner.uid, told.reason, told.is_warning) == ("shop", UID, "LanesProgrammed", True)
     assert told.message.startswith("Lanes are in force: 10Mbit shared by default. podlane.io/datapath: relay has no")
+    placed = happening(workload, State.PROGRAMMED, "", "They are at the node's end of its link, veth1.")
+    assert placed is not None
+    assert "shared by default. They are at the node's end of its link, veth1. podlane.io/datapath" in placed.message
     failed = happening(workload, State.FAILED, "no such device")
     assert failed is not None
     assert (failed.reason, failed.message) == ("LanesFailed", "no such device")
