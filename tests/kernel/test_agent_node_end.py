@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agents import PodsOnNode, RunningAgent, cleanup, entry, pods_on_node, start_agent
+from agents import PodsOnNode, RunningAgent, cleanup, entry, launch_agent, pods_on_node, start_agent, write_workloads
 from downloads import endless, reading
 from ebpf_judge import require_programs
 from evasion_page import rows
@@ -332,6 +332,40 @@ def test_the_pods_end_where_the_nodes_cannot_be(two: PodsOnNode, tmp_path: Path,
     node.run(["tc", "qdisc", "del", "dev", interface, "clsact"])
     assert left_at(node) == untouched
     held(lambda: upload_rate(one, two, "web.example.com"), 4.0 * PAYLOAD_SHARE)
+
+
+def test_lanes_move_to_the_other_end(two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]) -> None:
+    """What was at the end that is not used any more goes."""
+    one, node = two.pods[0], node_of(two)
+    untouched = state_of(one), left_at(node)
+    for enforce in ("pod", "host"):
+        options = ("--workloads", str(tmp_path / "workloads.yaml"), "--enforce", enforce)
+        write_workloads(tmp_path / "workloads.yaml", entry(one, by_host()))
+        agents.append(launch_agent(tmp_path, *options, host=node))
+        agents[-1].until_state(one, "programmed")
+        assert agents[-1].workload(one)["enforce"] == enforce
+        at = state_of(one) != untouched[0], left_at(node) != untouched[1]
+        assert at == (enforce == "pod", enforce == "host")
+        agents[-1].stop()
+
+
+def test_a_policy_that_only_the_pods_end_can_honour(
+    two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]
+) -> None:
+    one, node = two.pods[0], node_of(two)
+    untouched = state_of(one), left_at(node)
+    agent = start(tmp_path, two, entry(one, by_host()))
+    agents.append(agent)
+    agent.until_state(one, "programmed")
+    assert state_of(one) == untouched[0]
+    by_sni = {"name": "b", "rate": "1Mbit", "match": {"sni": "web.example.com", "direction": "inbound"}}
+    agent.write(entry(one, by_host(classes=[by_sni])))
+    until("its own end", lambda: agent.workload(one).get("enforce") == "pod")
+    assert agent.workload(one)["enforce_reason"].startswith("At the node's end only programs decide. Names in QUIC")
+    assert left_at(node) == untouched[1]
+    agent.write(entry(one, by_host()))
+    until("the node's", lambda: agent.workload(one).get("enforce") == "host")
+    assert state_of(one) == untouched[0]
 
 
 def test_pods_behind_a_bridge(lab: Lab, tmp_path: Path, agents: list[RunningAgent]) -> None:
