@@ -58,6 +58,7 @@ VERBS: Final = (
     Verb("rollout", "Put a policy in force in steps, and take it back.", "podlane.fleet.rollout"),
     Verb("alerts", "Say what is an alert, see what fires, and who is told.", "podlane.fleet.alerts"),
     Verb("agents", "See a control plane's agents, and revoke them.", "podlane.fleet.agents"),
+    Verb("workloads", "Ask a node's agent what its workloads are held to.", "podlane.fleet.workloads"),
     Verb("clusters", "See and change the clusters whose agents belong to a tenant.", "podlane.fleet.clusters"),
     Verb("join-token", "Issue a token with which an agent joins a control plane.", "podlane.fleet.clusters"),
     Verb("audit", "Read who changed what in a control plane, and what was refused.", "podlane.fleet.audit"),

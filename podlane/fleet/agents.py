@@ -20,6 +20,7 @@ Examples:
   podlane agents list
   podlane agents list --state failed
   podlane agents get node-1
+  podlane agents diagnose node-1
   podlane agents revoke node-1 --reason "the machine was sold"
 """
 )
@@ -64,8 +65,25 @@ def get_agent(node: str, cluster: str | None, context: str | None, tenant: str |
 
     with failing_clearly():
         client = client_for(context, tenant)
-        place = client.about("clusters", cluster or _cluster_of(client, node), "agents", node)
+        place = client.about("clusters", cluster or cluster_of(client, node), "agents", node)
         show(client.ask("GET", place), output, _details)
+
+
+@agents.command("diagnose")
+@click.argument("node")
+@click.option("--cluster", metavar="NAME", help="Its cluster, if several have a node of this name.")
+@context_options
+@output_option
+def diagnose_agent(node: str, cluster: str | None, context: str | None, tenant: str | None, output: str) -> None:
+    """Ask the agent of NODE what it knows of itself: what troubles it, and what its kernel cannot do."""
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        place = client.about("clusters", cluster or cluster_of(client, node), "agents", node, "diagnosis")
+        show(client.ask("GET", place)["answer"], output, lambda answer: _diagnosis(node, answer))
 
 
 @agents.command("revoke")
@@ -80,12 +98,13 @@ def revoke_agent(node: str, cluster: str | None, reason: str, context: str | Non
 
     with failing_clearly():
         client = client_for(context, tenant)
-        cluster = cluster or _cluster_of(client, node)
+        cluster = cluster or cluster_of(client, node)
         client.ask("DELETE", client.about("clusters", cluster, "agents", node), reason=reason)
         say(f"the agent of {node} is revoked; it can join again by: podlane join-token {cluster}")
 
 
-def _cluster_of(client: FleetClient, node: str) -> str:
+def cluster_of(client: FleetClient, node: str) -> str:
+    """The only cluster that has an agent of this node. Raises :class:`~podlane.fleet.client.FleetError`."""
     from podlane.fleet.client import FleetError
 
     clusters = [each["cluster"] for each in client.items(client.about("agents")) if each["node"] == node]
@@ -128,6 +147,23 @@ def _details(agent: Any) -> list[list[str]]:
         rows += [[name, text]] if text else []
     rows += [["trouble", each] for each in agent["troubles"]]
     rows += [["failure", f"{each['workload']}: {each['reason']}"] for each in agent["failures"]]
+    return rows
+
+
+def _diagnosis(node: str, answer: Any) -> list[list[str]]:
+    """What the agent answers is of its version: what it does not say is left out."""
+    rows = [["NODE", node]]
+    rows += [[key, str(answer[key])] for key in ("version", "kernel") if answer.get(key)]
+    for title, key, factor, unit in (
+        ("up for", "uptime_seconds", 1, "s"), ("processor time", "cpu_seconds", 1, "s"),
+        ("memory", "memory_bytes", 2**20, "MiB"),
+    ):  # fmt: skip
+        if isinstance(answer.get(key), int | float):
+            rows.append([title, f"{answer[key] / factor:.0f} {unit}"])
+    states = answer.get("workloads") or {}
+    rows.append(["workloads", ", ".join(f"{count} {state}" for state, count in states.items() if count) or "-"])
+    rows += [["trouble", str(each)] for each in answer.get("troubles") or ()]
+    rows += [[f"without {name}", str(reason)] for name, reason in (answer.get("missing") or {}).items()]
     return rows
 
 

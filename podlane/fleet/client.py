@@ -6,7 +6,7 @@ import http.client
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
@@ -42,7 +42,7 @@ class FleetClient:
         method: str,
         path: str,
         body: object = None,
-        query: Mapping[str, str | int] | None = None,
+        query: Mapping[str, str | int] | Sequence[tuple[str, str | int]] = (),
         *,
         reason: str = "",
         dry_run: bool = False,
@@ -65,7 +65,7 @@ class FleetClient:
         if seen is not None:
             headers |= {"If-Match": f'"{seen}"'} if seen else {"If-None-Match": "*"}
         if dry_run:
-            query = {**(query or {}), "dry-run": "true"}
+            query = [*(query.items() if isinstance(query, Mapping) else query), ("dry-run", "true")]
         target = f"/v1/{path}{'?' + urlencode(query) if query else ''}"
         if time.monotonic() - self._asked > _IDLE:
             self._connection.close()  # the server may have: what is asked next connects again

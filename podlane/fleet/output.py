@@ -67,6 +67,11 @@ def show(document: Any, output: str, rows: Callable[[Any], Sequence[Sequence[str
     elif output == OutputFormat.YAML:
         click.echo(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), nl=False)
     else:
-        made = rows(document)
+        # What agents and users have written is text, and nothing that a terminal does.
+        made = [[_plain(cell) for cell in row] for row in rows(document)]
         for line in table(made, range(len(made[0]))):
             click.echo(line)
+
+
+def _plain(text: str) -> str:
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from agents import PodsOnNode, RunningAgent, agents_to_end, launch_agent, pods_on_node, write_workloads
+from click.testing import CliRunner
 from waiting import until
 
 from podlane.fleet.client import FleetClient
 from podlane.fleet.contexts import FleetContext
+from podlane.main import main
 from podlane.netns import Host, Lab
 
 pytestmark = pytest.mark.root
@@ -94,6 +99,14 @@ def join(folder: Path, pods: PodsOnNode, plane: RunningPlane, token: str) -> Run
     )  # fmt: skip
 
 
+def ask_by_command(folder: Path, context: FleetContext, *command: str) -> str:
+    """What a command prints that asks the control plane."""
+    (folder / "contexts.yaml").write_text(yaml.safe_dump({"current": "here", "contexts": {"here": asdict(context)}}))
+    answer = CliRunner(env={"PODLANE_CONFIG": str(folder)}).invoke(main, command)
+    assert answer.exit_code == 0, answer.output
+    return answer.stdout
+
+
 @pytest.fixture
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as made:
@@ -120,6 +133,14 @@ def test_published_changed_away_and_revoked(lab: Lab, tmp_path: Path, stack: Exi
     publish(context, "8Mbit")
     until_ceil(shop, "8Mbit")
     until_in_force(context)
+
+    asked = partial(ask_by_command, tmp_path, context)
+    held = asked("workloads", "get", "shop", "--node", "node-1", "-o", "yaml")
+    assert yaml.safe_load(held)["policy"]["classes"][0]["ceil"] == "8Mbit"
+    assert "class web" in asked("workloads", "get", "shop", "--node", "node-1")
+    assert json.loads(asked("workloads", "list", "--node", "node-1", "-o", "json"))["workloads"] is not None
+    assert asked("workloads", "list", "--node", "node-1", "shop").startswith("WORKLOAD")
+    assert "1 programmed" in asked("agents", "diagnose", "node-1")
 
     # The control plane goes, then the agent without a word, and the node starts anew.
     plane.stop()
