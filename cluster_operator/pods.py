@@ -66,7 +66,7 @@ def needed_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`watched_pod` reads of a Pod: of ten thousand bytes some hundred."""
     about, spec = _mapping(pod.get("metadata")), _mapping(pod.get("spec"))
     annotations = _mapping(about.get("annotations"))
-    kept = {key: about.get(key) for key in ("namespace", "uid", "labels", "creationTimestamp")}
+    kept: dict[str, Any] = {key: about.get(key) for key in ("namespace", "uid", "labels", "creationTimestamp")}
     containers = (each for key in ("initContainers", "containers") for each in spec.get(key) or ())
     sidecar = any(_mapping(each).get("name") == _SIDECAR for each in containers)
     if sidecar:
