@@ -60,6 +60,12 @@ def make(kubectl: Kubectl, annotations: Mapping[str, str], injects: str = "", **
     return until("the Pod", made)
 
 
+def lead(start: Start) -> None:
+    """Start an operator, and wait until it works."""
+    started = start()
+    until("the operator to lead", lambda: "this operator leads" in started.output, patience=60)
+
+
 def is_injected(found: Mapping[str, Any]) -> bool:
     return any(each["name"] == "podlane" for each in found["spec"].get("initContainers", ()))
 
@@ -110,7 +116,7 @@ def test_what_others_write_there_is_overwritten_or_refused(kubectl: Kubectl) -> 
 
 
 def test_the_operator_tells_running_pods_and_counts_them(kubectl: Kubectl, operator: Start) -> None:
-    operator()
+    lead(operator)
     kubectl.create(traffic_policy("web"))
     make(kubectl, {}, "TrafficPolicy web")
     until_condition(kubectl, "web", "Programmed", "False", "Pending")
@@ -136,7 +142,7 @@ def test_the_operator_tells_running_pods_and_counts_them(kubectl: Kubectl, opera
 
 
 def test_labels_of_the_namespace_decide_too(cluster: Cluster, kubectl: Kubectl, operator: Start) -> None:
-    operator()
+    lead(operator)
     team = {"namespaceSelector": {"matchLabels": {"team": "sidecars"}}}
     kubectl.create(cluster_traffic_policy("sidecar-team", "30Mbit", caps={"ceil": "10Mbit"}, **team))
     kubectl.create(pod(LIMITED))
@@ -151,7 +157,7 @@ def test_a_sidecar_of_an_earlier_version_is_left_alone(cluster: Cluster, operato
     plain = cluster.namespace()
     sidecar = {"name": "podlane", "image": "registry.example.com/podlane:0.2.0", "restartPolicy": "Always"}
     plain.create(pod(LIMITED, initContainers=[sidecar]))
-    operator()
+    lead(operator)
     plain.create(traffic_policy("web"))
     message = until_condition(plain, "web", "Programmed", "False", "NotHeld")["message"]
     assert "Its sidecar was injected without following policies. Create the Pod again." in message
