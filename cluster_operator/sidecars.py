@@ -49,7 +49,7 @@ class WatchedNamespace:
 
 @dataclass(frozen=True, slots=True)
 class SidecarVerdict:
-    """``wanted``: what the annotation of a Pod is to say; None: what is there cannot be changed for the better."""
+    """``wanted``: what the annotation of a Pod is to say instead of what is there; None: nothing else."""
 
     report: ReportedPod
     wanted: str | None
@@ -61,22 +61,26 @@ def judged(
     """What is known of a Pod with a sidecar, and what it is to have. Pure.
 
     It counts as programmed when its annotation is current and its container ready: that its kubelet has brought the
-    change into the Pod by now, nobody tells. What the sidecar will refuse is found out here, by the same function.
+    change into the Pod by now, nobody tells. What the sidecar will refuse is found out here, by the same function. It
+    is written all the same: the sidecar keeps what it has in force, and what somebody else wrote must not stay.
     """
     verdict = policies.verdict(labels_for_selectors(found, {found.namespace: namespace.labels}))
     won = verdict.winner
     about = ("", 0) if won is None else (won.uid, won.generation)
     try:
         rules = NamespaceRules.from_annotations(namespace.maxima)
-        wanted = Governance.from_verdict(verdict, rules).text()
-        clamped = ""
-        if not found.own_policy:
-            clamped = _clamped(tuple(sorted({**sidecar.annotations, EFFECTIVE: wanted}.items())))
+        text = Governance.from_verdict(verdict, rules).text()
     except AnnotationsError as error:
         return SidecarVerdict(ReportedPod(*about, "failed", _line(str(error)), ""), None)
-    current = sidecar.annotations[EFFECTIVE] == wanted
+    current = sidecar.annotations[EFFECTIVE] == text
+    wanted, clamped = None if current else text, ""
+    if not found.own_policy:
+        try:
+            clamped = _clamped(tuple(sorted({**sidecar.annotations, EFFECTIVE: text}.items())))
+        except AnnotationsError as error:
+            return SidecarVerdict(ReportedPod(*about, "failed", _line(str(error)), ""), wanted)
     state = "programmed" if current and sidecar.ready else "waiting"
-    return SidecarVerdict(ReportedPod(*about, state, "", _line(clamped)), None if current else wanted)
+    return SidecarVerdict(ReportedPod(*about, state, "", _line(clamped)), wanted)
 
 
 @lru_cache(maxsize=_REMEMBERED)

@@ -87,12 +87,16 @@ def test_what_a_namespace_allows_is_a_cap() -> None:
         (WEB, {"podlane.io/typo": "5M"}, "There is no such annotation."),
     ],
 )
-def test_what_the_sidecar_would_refuse_has_failed_and_is_not_written(
+def test_what_the_sidecar_would_refuse_has_failed_and_is_written_all_the_same(
     policy: PolicyObject, own: Mapping[str, str], reason: str
 ) -> None:
-    report, wanted = said(watched(own=own), policy)
-    assert (report.state, wanted) == ("failed", None)
+    """Else a Pod's owner could keep what was forged while no injector was there, by annotations that contradict."""
+    report, wanted = said(watched('{"policy": "forged"}', own=own), policy)
+    assert report.state == "failed"
+    assert wanted is not None
+    assert Governance.read(wanted).uid == "web"
     assert reason in report.reason
+    assert said(watched(wanted, own=own), policy) == (report, None)
 
 
 def test_a_configmap_is_not_looked_at() -> None:

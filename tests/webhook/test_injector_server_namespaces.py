@@ -12,6 +12,8 @@ from daemon.kubernetes.api import ApiServer
 from injector.errors import NamespaceError
 from injector.server.namespaces import Namespaces
 from tests.injector_server import MemoryApi, api_server
+from traffic_policy.cluster.kinds import CLUSTER_TRAFFIC_POLICY
+from traffic_policy.cluster.objects import ClusterPolicies, PolicyObject
 from traffic_policy.units import Rate
 
 SHOP = "/api/v1/namespaces/shop"
@@ -63,3 +65,24 @@ async def test_a_namespace_that_is_gone_and_no_api_server_have_no_rules() -> Non
     async with reading(MemoryApi(), [0.0]) as namespaces:
         assert (await namespaces.rules("gone", {}, enforced=False)).most_sent is None
     assert (await Namespaces(None, 10.0).rules("shop", {}, enforced=True)).enforced
+
+
+@pytest.mark.trio
+async def test_which_policy_a_pod_has_is_found_by_its_labels_and_those_of_the_namespace() -> None:
+    """Also by labels that are not ours."""
+    about = {"name": "a", "uid": "a", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
+    chosen = {"namespaceSelector": {"matchLabels": {"team": "a"}}, "podSelector": {"matchLabels": {"app": "web"}}}
+    policy = PolicyObject.from_object(CLUSTER_TRAFFIC_POLICY, {"metadata": about, "spec": {"total": "1Gbit", **chosen}})
+    api = MemoryApi()
+    known: list[ClusterPolicies | None] = [ClusterPolicies([policy])]
+    api.put(SHOP, {"metadata": {"labels": {"team": "a"}}})
+    async with api_server(api) as access:
+        client = ApiServer(access)
+        namespaces = Namespaces(client, 10.0, policies=lambda: known[0])
+        (web, db) = [(await namespaces.rules("shop", {"app": app}, enforced=False)).verdict for app in ("web", "db")]
+        assert web is not None
+        assert db is not None
+        assert (web.winner, db.winner) == (policy, None)
+        known[0] = None
+        assert (await namespaces.rules("shop", {"app": "web"}, enforced=False)).verdict is None
+        await client.aclose()
