@@ -112,6 +112,17 @@ def test_only_pods_that_it_counts_for_are_looked_at() -> None:
     )
 
 
+def test_pods_that_differ_in_what_any_policy_asks_for_are_judged_apart() -> None:
+    """The changed one selects by nothing; another one, and what it was before, by labels."""
+    small = {"egress_bandwidth": "20M"}
+    special = policy("special", podSelector={"matchExpressions": [{"key": "special", "operator": "Exists"}]})
+    told_of = told(policy(classes=[MAIL]), pod("a", {"special": ""}, **small), pod("b", **small), policies=(special,))
+    assert [each.partition(" would")[0] for each in told_of] == ["Pod b"]
+    old = policy(classes=[MAIL], podSelector={"matchLabels": {"tier": "x"}})
+    told_of = told(policy(classes=[MAIL]), pod("a", {"tier": "x"}, **small), pod("b", {"tier": "y"}, **small), old=old)
+    assert [each.partition(" would")[0] for each in told_of] == ["Pod b"]
+
+
 @pytest.mark.parametrize(
     ("labels", "above", "counts"),
     [

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from traffic_policy.cluster.objects import ClusterPolicies, PodLabels, PolicyObject, PolicyVerdict
+from traffic_policy.cluster.objects import NO_VERDICT, ClusterPolicies, PodLabels, PolicyObject, PolicyVerdict
 from traffic_policy.errors import shortened
 from traffic_policy.pod.agent import effective_for_agent
 from traffic_policy.pod.annotations import (
@@ -105,6 +105,9 @@ class _Outlook:
         self._known = known
         self._before = ClusterPolicies([*others, *([change.old] if change.old else [])])
         self._after = ClusterPolicies([*others, new])
+        everything = (*self._before.all, new)
+        self._asked = frozenset(key for each in everything for key in _labels_asked(each))
+        self._verdicts: dict[object, tuple[PolicyVerdict, PolicyVerdict]] = {}
         self._rules: dict[str, NamespaceRules | None] = {}
         self._fates: dict[object, tuple[_Fate, _Fate] | None] = {}
         self._whole = known.whole
@@ -132,12 +135,9 @@ class _Outlook:
         rules = self._rules_of(pod.namespace)
         if rules is None or not (pod.has_sidecar or self._held_by_agent(pod)):
             return
-        above = self._known.namespaces[pod.namespace]
-        labels = PodLabels(pod.namespace, above.labels, pod.labels)
-        after = self._after.verdict(labels)
+        before, after = self._verdicts_of(pod)
         if after.winner is not self._new and self._new not in after.capping:
             return
-        before = self._before.verdict(labels)
         kind = (pod.namespace, pod.has_sidecar, tuple(sorted(pod.annotations.items())), _ids(before), _ids(after))
         if kind not in self._fates:
             if len(self._fates) >= MOST_COMPARED:
@@ -147,6 +147,18 @@ class _Outlook:
             self._fates[kind] = None if then is None or now is None else (then, now)
         if (fates := self._fates[kind]) is not None:
             self._tell(pod, *fates)
+
+    def _verdicts_of(self, pod: OutlookPod) -> tuple[PolicyVerdict, PolicyVerdict]:
+        """Before and after. Those of Pods that differ in nothing that a selector asks for are the same."""
+        asked = {key: text for key, text in pod.labels.items() if key in self._asked}
+        kind = (pod.namespace, tuple(sorted(asked.items())))
+        if kind not in self._verdicts:
+            labels = PodLabels(pod.namespace, self._known.namespaces[pod.namespace].labels, asked)
+            found = (NO_VERDICT, NO_VERDICT)
+            if self._new.is_for(labels):
+                found = (self._before.verdict(labels), self._after.verdict(labels))
+            self._verdicts[kind] = found
+        return self._verdicts[kind]
 
     def _tell(self, pod: OutlookPod, then: _Fate, now: _Fate) -> None:
         name = pod.name if self._new.namespace else f"{pod.namespace}/{pod.name}"
@@ -197,6 +209,13 @@ class _Outlook:
         except AnnotationsError as error:
             return _Fate(str(error))
         return _Fate(notes=policy.warnings)
+
+
+def _labels_asked(policy: PolicyObject) -> Iterator[str]:
+    """The labels of Pods that its selector asks for."""
+    if policy.target is not None:
+        yield from policy.target.pod_selector.match_labels
+        yield from (each.key for each in policy.target.pod_selector.match_expressions)
 
 
 def _key(policy: PolicyObject) -> tuple[str, str, str]:
