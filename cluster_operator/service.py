@@ -12,6 +12,8 @@ from typing import Final
 
 import trio
 
+from cluster_operator.fleet_client import FleetPlane
+from cluster_operator.fleet_records import FleetRecords
 from cluster_operator.lease import LeaderLease
 from cluster_operator.settings import OperatorSettings
 from cluster_operator.writer import StatusWriter
@@ -41,16 +43,26 @@ async def serve(settings: OperatorSettings, *, on_ready: Callable[[int | None], 
     identity = f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"
     leader = LeaderLease(api, lease(settings.namespace or access.namespace, settings.lease), identity)
     events = EventWriter(api, _PROGRAM)
+    records = _records(settings)
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_end_at_signal, signals, nursery.cancel_scope)
                 on_ready(await _start_admin(settings, leader, nursery))
                 nursery.start_soon(events.run)
-                nursery.start_soon(leader.lead, StatusWriter(api, events).run)
+                nursery.start_soon(leader.lead, StatusWriter(api, events, records).run)
         except ExceptionGroup as group:
             raise single(group, PodlaneError) or group from None
     log.info("ended")
+
+
+def _records(settings: OperatorSettings) -> FleetRecords | None:
+    """None: there is no control plane. Raises :class:`ConfigError`."""
+    if not settings.control_plane:
+        return None
+    assert settings.token_file is not None
+    plane = FleetPlane(settings.control_plane, settings.token_file, settings.control_plane_ca)
+    return FleetRecords(plane, settings.cluster)
 
 
 async def _start_admin(settings: OperatorSettings, leader: LeaderLease, nursery: trio.Nursery) -> int | None:

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from daemon.settings_error import settings_error
+from traffic_policy.errors import ConfigError
 from traffic_policy.settings import ADMIN_ADDRESS, LogFormat, LogLevel
 
 ENVIRONMENT: Final = "PODLANE_OPERATOR_"
@@ -24,6 +25,10 @@ class OperatorSettings(BaseSettings):
     context: str | None = None
     namespace: str = ""
     lease: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")] = "podlane-operator"
+    control_plane: str = ""
+    token_file: Path | None = None
+    control_plane_ca: Path | None = None
+    cluster: str = ""
     admin_address: str = ADMIN_ADDRESS
     admin_port: Annotated[int, Field(ge=0, le=65535)] = OPERATOR_PORT
     log_format: LogFormat = LogFormat.CONSOLE
@@ -34,6 +39,11 @@ def load_settings(overrides: dict[str, Any]) -> OperatorSettings:
     """Settings with the command line's values; raises :class:`ConfigError` naming the setting and the remedy."""
     given = {key: value for key, value in overrides.items() if value is not None}
     try:
-        return OperatorSettings(**given)
+        settings = OperatorSettings(**given)
     except ValidationError as error:
         raise settings_error(error, given, ENVIRONMENT) from None
+    if settings.control_plane and not (settings.token_file and settings.cluster):
+        raise ConfigError(
+            "A control plane is asked with a token, about a cluster. Name them by --token-file and --cluster."
+        )
+    return settings

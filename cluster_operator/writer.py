@@ -15,7 +15,10 @@ from typing import Any, Final
 
 import trio
 
+from cluster_operator.fleet_records import FleetRecords
+from cluster_operator.fleet_wish import last_user
 from cluster_operator.pods import ReportedPod, WatchedPod, needed_of_pod, reported_pods, watched_pod
+from cluster_operator.record_status import RECORDED, RecordState, speaks_of_record, with_record
 from cluster_operator.sidecars import SidecarKeeper, WatchedNamespace
 from cluster_operator.status import PolicyTally, differs, status_of
 from cluster_operator.tally_book import TallyBook
@@ -46,7 +49,9 @@ _WRITERS: Final = 4
 """Requests under way at once."""
 _CLUSTER_EVENTS: Final = "default"
 """The namespace of Events on objects that have none."""
-_TOLD: Final = {("Accepted", "False"), ("Programmed", "True"), ("Conflicted", "True"), ("Clamped", "True")}
+_TOLD: Final = {
+    ("Accepted", "False"), ("Programmed", "True"), ("Conflicted", "True"), ("Clamped", "True"), (RECORDED, "False")
+}  # fmt: skip
 """What is told by an Event when it becomes so."""
 
 log_some = Logger(spacing=10.0)
@@ -54,11 +59,12 @@ log_some = Logger(spacing=10.0)
 
 @dataclass(frozen=True, slots=True)
 class PolicySeen:
-    """A policy, with the status and the resourceVersion that it has at the API server."""
+    """A policy, with the status and the resourceVersion that it has at the API server, and who has changed it last."""
 
     policy: PolicyObject
     status: Mapping[str, Any]
     version: str
+    user: str
 
 
 @dataclass(slots=True)
@@ -85,7 +91,7 @@ class _Kept:
 
     problem: str
     generation: int
-    settled: tuple[PolicySeen, PolicyTally] | None = None
+    settled: tuple[PolicySeen, PolicyTally, RecordState | None] | None = None
     """For these it was found that there is nothing to write."""
     wrote: tuple[str, Mapping[str, Any]] | None = None
     """The resourceVersion that was known when a status was written, and that status: until the watch brings another, it
@@ -112,9 +118,11 @@ class _Wanted:
 class StatusWriter:
     """Follows a cluster."""
 
-    def __init__(self, api: ApiServer, events: EventWriter) -> None:
+    def __init__(self, api: ApiServer, events: EventWriter, records: FleetRecords | None = None) -> None:
+        """``records``: those in a control plane; None: there is none."""
         self._api = api
         self._events = events
+        self._records = records
         self._book = TallyBook()
         self._kept: dict[str, _Kept] = {}
         self._sidecars = SidecarKeeper(api)
@@ -130,6 +138,8 @@ class StatusWriter:
             nursery.start_soon(self._follow, all_namespaces(), partial(_saw_namespaces, view), changed, _needed_labels)
             nursery.start_soon(self._follow, traffic_reports(), partial(_saw_reports, view), changed, _needed_of_report)
             nursery.start_soon(self._sidecars.run)
+            if self._records is not None:
+                nursery.start_soon(self._records.run, changed.stir)
             while True:
                 with trio.move_on_after(_LOOK_S):
                     await changed.wait()
@@ -172,18 +182,26 @@ class StatusWriter:
         reports = {**view.reports, **self._sidecars.look(policies, view.pods, view.details)}
         counted = self._book.tallies(policies, view.pods, view.namespaces, reports, now)
         self._kept = {each.policy.uid: self._known(each) for each in seen}
+        records = self._records
+        if records is not None:
+            about = ((each.policy, each.user) for each in seen)
+            records.want({policy.uid: (policy, self._kept[policy.uid].problem, user) for policy, user in about})
         wanted = []
         for each in seen:
             policy = each.policy
             kept, tally = self._kept[policy.uid], counted[policy.uid]
-            if kept.settled is not None and kept.settled[0] is each and kept.settled[1] is tally:
+            record = None if records is None else records.state(policy.uid)
+            settled = kept.settled
+            if settled is not None and settled[0] is each and settled[1] is tally and settled[2] == record:
                 continue
             before = kept.wrote[1] if kept.wrote is not None else each.status
             status = status_of(policy, tally, kept.problem, before, now)
-            if differs(status, before):
+            if records is not None:
+                status = with_record(status, record, before, now)
+            if differs(status, before) or (records is None and speaks_of_record(before)):
                 wanted.append(_Wanted(each, kept, before, status))
             else:
-                kept.settled = each, tally
+                kept.settled = each, tally, record
         return wanted
 
     def _known(self, seen: PolicySeen) -> _Kept:
@@ -257,8 +275,9 @@ def _saw_policies(view: ClusterView, kind: str, objects: Objects) -> None:
 
 
 def _needed_of_policy(kind: str, found: Mapping[str, Any]) -> dict[str, PolicySeen]:
-    version = str((found.get("metadata") or {}).get("resourceVersion", ""))
-    return {"seen": PolicySeen(PolicyObject.from_object(kind, found), found.get("status") or {}, version)}
+    about = found.get("metadata") or {}
+    version, user = str(about.get("resourceVersion", "")), last_user(about.get("managedFields"))
+    return {"seen": PolicySeen(PolicyObject.from_object(kind, found), found.get("status") or {}, version, user)}
 
 
 def _saw_pods(view: ClusterView, objects: Objects) -> None:

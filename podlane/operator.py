@@ -13,8 +13,9 @@ from traffic_policy.settings import ADMIN_ADDRESS, LogFormat, LogLevel
 
 @click.command(
     epilog="""\b
-Example:
+Examples:
   podlane operator --kubeconfig ~/.kube/config --namespace podlane-system
+  podlane operator --control-plane https://podlane.example.com:15180 --token-file token --cluster east
 
 Every option can be given as an environment variable, as in PODLANE_OPERATOR_LOG_LEVEL=debug.
 """
@@ -23,6 +24,14 @@ Every option can be given as an environment variable, as in PODLANE_OPERATOR_LOG
 @click.option("--context", metavar="NAME", help="Context of the kubeconfig.  [default: its current one]")
 @click.option("--namespace", metavar="NAME", help="Namespace of the Lease.  [default: the Pod's]")
 @click.option("--lease", metavar="NAME", help="The Lease that the working operator holds.  [default: podlane-operator]")
+@click.option(
+    "--control-plane",
+    metavar="URL",
+    help="Record policies in this control plane, as in https://podlane.example.com:15180.  [default: none]",
+)
+@click.option("--token-file", metavar="FILE", help="Has a token of it, of the role operator.")
+@click.option("--control-plane-ca", metavar="FILE", help="Its certificate authority.  [default: the system's]")
+@click.option("--cluster", metavar="NAME", help="The name that this cluster has there.")
 @click.option("--admin-address", metavar="ADDRESS", help=f"Where /healthz is served.  [default: {ADMIN_ADDRESS}]")
 @click.option("--admin-port", type=int, help="Port of it; 0: none.  [default: 15111]")
 @click.option("--log-format", type=choice(LogFormat), help="How log lines are written.  [default: console]")

@@ -36,7 +36,7 @@ def rest_of(cluster: Cluster) -> Iterator[Rest]:
 
 def versions(cluster: Cluster, since: str, kubectl: Kubectl, last: str) -> list[dict[str, Any]]:
     """Each state of the namespace's policies since then, until one is deleted whose name is ``last``."""
-    found = []
+    found: list[dict[str, Any]] = []
     with rest_of(cluster) as rest:
         path = f"/apis/{API}/namespaces/{kubectl.namespace}/trafficpolicies"
         for kind, each in rest.history(path, since, timeoutSeconds="60"):
@@ -118,7 +118,7 @@ def test_the_status_is_right_again_after_the_api_server_was_away(
 
     def right() -> bool:
         found = status(kubectl, "web")
-        return found["pods"] == {"matched": 1, "programmed": 0, "failed": 1, "overruled": 0}
+        return bool(found["pods"] == {"matched": 1, "programmed": 0, "failed": 1, "overruled": 0})
 
     until("the status", right, patience=90)
     assert running.running()

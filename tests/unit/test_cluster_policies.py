@@ -226,3 +226,17 @@ def test_caps_that_leave_too_little_are_told() -> None:
         AnnotationsError, match=r"The caps of ClusterTrafficPolicy guard leave too little\. total: Cannot guarantee"
     ):
         effective(ctpol("guard", caps={"total": "100kbit"}), tpol("web", classes=many))
+
+
+def test_an_annotation_for_bandwidth_plugins_is_told_where_a_policy_of_the_cluster_counts() -> None:
+    base = verdict(tpol("a", ingress={"total": "50Mbit"})).base
+    theirs = {"kubernetes.io/egress-bandwidth": "10M", "kubernetes.io/ingress-bandwidth": "5M"}
+    policy = effective_for_agent(theirs, base=base)
+    assert str(policy.policy.total) == "10Mbit"
+    assert [each.partition(". ")[0] for each in policy.warnings] == [
+        "kubernetes.io/egress-bandwidth takes the place of total of TrafficPolicy a",
+        "kubernetes.io/ingress-bandwidth takes the place of ingress.total of TrafficPolicy a",
+    ]
+    assert effective_for_agent({}, base=base).warnings == ()
+    assert effective_for_agent({"podlane.io/egress-bandwidth": "10M"}, base=base).warnings == ()
+    assert effective_for_agent(theirs).warnings == (), "nobody has said anything else"

@@ -159,7 +159,7 @@ def effective(
     resources = _resources(reader)
     if reader.problems or composed.policy is None:
         raise AnnotationsError(reader.problems)
-    warnings = (*_warnings(annotations, parts), *composed.warnings)
+    warnings = (*_warnings(annotations, parts), *_neighbours(annotations, parts, base), *composed.warnings)
     return PodPolicy(
         policy=composed.policy,
         resources=resources,
@@ -362,6 +362,23 @@ def _warnings(annotations: Mapping[str, str], parts: Parts) -> Iterator[str]:
         yield from _overruled(annotations, known.KUBERNETES_EGRESS, known.EGRESS, parts.total)
     if parts.received_from == known.INGRESS:
         yield from _overruled(annotations, known.KUBERNETES_INGRESS, known.INGRESS, parts.received)
+
+
+def _neighbours(annotations: Mapping[str, str], parts: Parts, base: BasePolicy | None) -> Iterator[str]:
+    """Warnings where who wrote a policy for many Pods may not know that one of them has an annotation for others."""
+    if base is None:
+        return
+    whose = base.name or "the control plane's policy"
+    for place, used, theirs in (
+        ("total", parts.total_from, known.KUBERNETES_EGRESS),
+        ("ingress.total", parts.received_from, known.KUBERNETES_INGRESS),
+    ):
+        if used == theirs and theirs in annotations:
+            yield (
+                f"{theirs} takes the place of {place} of {whose}. A bandwidth plugin of the node, as CNI's or Cilium's "
+                "bandwidth manager, holds the Pod to it, too, and knows no classes. Remove the annotation to have the "
+                "policy alone."
+            )
 
 
 def _overruled(annotations: Mapping[str, str], theirs: str, ours: str, rate: Rate | None) -> Iterator[str]:
