@@ -20,7 +20,7 @@ _PATIENCE_S: Final = 20.0
 _PAGE: Final = 100
 
 
-class NoAnswerError(PodlaneError):
+class FleetAwayError(PodlaneError):
     """The control plane does not answer, or not now, or not to us. It may later."""
 
 
@@ -43,15 +43,15 @@ class FleetRecord:
 
     @classmethod
     def read(cls, document: Mapping[str, Any]) -> FleetRecord:
-        """Raises :class:`NoAnswerError` for what is none."""
+        """Raises :class:`FleetAwayError` for what is none."""
         try:
             return cls(document["name"], document["version"], document["revision"], document["in_force"])
         except (KeyError, TypeError):
-            raise NoAnswerError("What answers is no control plane. See --control-plane.") from None
+            raise FleetAwayError("What answers is no control plane. See --control-plane.") from None
 
 
 class FleetPlane:
-    """A control plane, and the tenant of the token. All methods raise :class:`NoAnswerError`."""
+    """A control plane, and the tenant of the token. All methods raise :class:`FleetAwayError`."""
 
     def __init__(self, url: str, token: Path, authority: Path | None) -> None:
         """Raises :class:`ConfigError`."""
@@ -96,7 +96,9 @@ class FleetPlane:
         if not self._tenant:
             self._tenant = str((await self._ask("GET", "/v1/whoami")).get("tenant") or "")
             if not self._tenant:
-                raise NoAnswerError(f"The token for {self.url} is not of a tenant. Make one by `podlane token create`.")
+                raise FleetAwayError(
+                    f"The token for {self.url} is not of a tenant. Make one by `podlane token create`."
+                )
         return f"/v1/tenants/{quote(self._tenant, safe='')}/policies"
 
     async def _ask(
@@ -117,11 +119,11 @@ class FleetPlane:
                 answer = await self._client.request(method, target, headers, content)
             document = json.loads(answer.body)
         except (HttpError, OSError, ssl.SSLError, trio.TooSlowError) as error:
-            raise NoAnswerError(f"{self.url} does not answer: {error or 'it takes too long'}.") from None
+            raise FleetAwayError(f"{self.url} does not answer: {error or 'it takes too long'}.") from None
         except ValueError:
-            raise NoAnswerError(f"{self.url} is no control plane: it answers no JSON.") from None
+            raise FleetAwayError(f"{self.url} is no control plane: it answers no JSON.") from None
         if not isinstance(document, dict):
-            raise NoAnswerError(f"{self.url} is no control plane: its answer is no object.")
+            raise FleetAwayError(f"{self.url} is no control plane: its answer is no object.")
         if answer.status < 400:
             return document
         said = f"{document.get('detail', '')} {document.get('remedy', '')}".strip() or f"It answers {answer.status}."
@@ -130,13 +132,13 @@ class FleetPlane:
             raise OutdatedError(said)
         if answer.status in (400, 404, 409, 413, 422):
             raise NotTakenError(f"{said} {problems}".strip())
-        raise NoAnswerError(f"{self.url} answers {answer.status}: {said}")
+        raise FleetAwayError(f"{self.url} answers {answer.status}: {said}")
 
     def _secret(self) -> str:
         try:
             return self._token.read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise NoAnswerError(f"The token cannot be read: {error}. See --token-file.") from None
+            raise FleetAwayError(f"The token cannot be read: {error}. See --token-file.") from None
 
     def _tls(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=None if self._authority is None else str(self._authority))

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from cluster_operator.fleet_client import FleetPlane, FleetRecord, NoAnswerError, NotTakenError, OutdatedError
+from cluster_operator.fleet_client import FleetAwayError, FleetPlane, FleetRecord, NotTakenError, OutdatedError
 from cluster_operator.fleet_wish import FleetWish, NotExpressibleError, fleet_wish, prefix_of, record_name
 from cluster_operator.record_status import RecordState
 from daemon.log import Logger
@@ -100,7 +100,7 @@ class FleetRecords:
                     pause = _SPACING_S
                 except OutdatedError:
                     self._known, pause = None, _SPACING_S
-                except (NoAnswerError, NotTakenError) as error:
+                except (FleetAwayError, NotTakenError) as error:
                     log_some.warning("the control plane has not all policies", error=str(error))
                     self._cannot(str(error))
                     self._known, pause = None, _PAUSE_S
