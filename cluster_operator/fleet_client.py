@@ -97,7 +97,7 @@ class FleetPlane:
             self._tenant = str((await self._ask("GET", "/v1/whoami")).get("tenant") or "")
             if not self._tenant:
                 raise FleetAwayError(
-                    f"The token for {self.url} is not of a tenant. Make one by `podlane token create`."
+                    f"The token for {self.url} is not of a tenant. Make one by `podlane tokens create`."
                 )
         return f"/v1/tenants/{quote(self._tenant, safe='')}/policies"
 
