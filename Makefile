@@ -15,6 +15,7 @@ BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 TEST_PACKAGES := postgresql clang libbpf-dev prometheus prometheus-alertmanager java=default-jre-headless mvn=maven
 PROGRAMS := datapath/ebpf/lane.bpf.o
 WEB := control_plane/web_files/index.html
+WEB_PICTURES := overview live editor rollout alerts fleet
 PYTEST_ARGS ?=
 # Processes that run tests: most tests wait most of the time. 0 runs them one after the other, in one.
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n > 10 ? 12 : n + 2)))
@@ -22,7 +23,7 @@ BENCH_ARGS ?=
 SECONDS ?= 60
 FUZZ_ARGS ?=
 
-.PHONY: build web web-types demo fleet-demo evasion test test-nightly test-environment kafka keycloak test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto crds kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
+.PHONY: build web web-pictures web-types demo fleet-demo evasion test test-nightly test-environment kafka keycloak test-packages test-stock-kernel test-chart test-kube test-image kube-packages kube-tools istio-iptables image proto crds kind-up kind-down test-kind unit bench bench-kind fuzz docs lint format constraints system-packages clean
 
 build: $(STAMP) $(PROGRAMS)  ## the command .venv/bin/podlane
 
@@ -40,6 +41,10 @@ web: $(WEB)  ## the pages of the control plane, from web/, by Node.js
 $(WEB): $(wildcard web/*.json web/*.html web/*.ts web/public/*) $(shell find web/src -type f)
 	@tools/system-packages --optional node=nodejs npm=npm
 	@tools/web
+
+web-pictures: build web  ## docs/images/web-*.png again, by the test that looks at every page
+	@$(BIN)/python -m pytest -k 'light and wide' tests/web/test_web_looks.py $(PYTEST_ARGS)
+	@for name in $(WEB_PICTURES); do cp out/web/$$name-light-wide.png docs/images/web-$$name.png; done
 
 web-types: build  ## web/src/api/schema.ts again, after a change of the REST API
 	@tools/web-types

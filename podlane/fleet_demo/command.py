@@ -15,6 +15,7 @@ from podlane.console import console, end_by_exception, failing_clearly, say
 from podlane.errors import DemoError, NotPermittedError, ResultError
 
 if TYPE_CHECKING:
+    from podlane.fleet.contexts import FleetContext
     from podlane.fleet_demo.fleet_topology import FleetTopology
 
 _LOOK: Final = 1.0
@@ -84,6 +85,19 @@ def _play(*, once: bool) -> bool:
     return not story.problems
 
 
+def _pages(program: str | Path, context: FleetContext) -> str:
+    from control_plane.web_pages import FOLDER
+    from podlane.fleet_demo.parts import SHOP
+
+    if not (FOLDER / "index.html").exists():
+        return "Its pages for browsers are not built: that needs npm and Node.js 20.19 or later, and `make web`."
+    return f"""\
+To see the lanes and change them, in a browser ({program} ui opens it, too):
+  {context.url}/t/{context.tenant}/live?policy={SHOP}
+It asks for a token; this one is an administrator's:
+  {context.token}"""
+
+
 def _stay(topology: FleetTopology) -> NoReturn:
     """Until a signal ends us. Raises :class:`DemoError` when something ends by itself."""
     context = topology.client.context
@@ -98,8 +112,7 @@ All of it goes on until Ctrl-C. In another terminal:
   $ {program} policy get shop -o yaml
   $ {program} rollout status calls
   $ {program} audit list
-Pages to look at and to change it, for a browser: {context.url}
-They ask for the token, which is an administrator's: {context.token}""")
+{_pages(program, context)}""")
     while True:
         time.sleep(_LOOK)
         topology.check()

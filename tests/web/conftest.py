@@ -43,17 +43,19 @@ def new_page(browser: playwright.Browser, stage: Stage) -> Iterator[NewPage]:
     """Opens pages of separate users, who have signed in with their tokens. An error in a page fails the test."""
     contexts, errors = [], list[str]()
 
-    def open_page(token: str = "", *, theme: str = "light", width: int = 1440, height: int = 900) -> playwright.Page:
+    def open_page(
+        token: str = "", *, theme: str = "light", width: int = 1440, height: int = 900, language: str = "en-GB"
+    ) -> playwright.Page:
         context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce", locale="en-GB"
+            viewport={"width": width, "height": height}, color_scheme=theme, reduced_motion="reduce", locale=language
         )  # fmt: skip
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda said: "Content Security Policy" in said.text and errors.append(said.text))
         page.goto(f"{stage.url}/sign-in")
-        page.get_by_label("Token").fill(token or stage.token)
-        page.get_by_role("button", name="Sign in").click()
+        page.locator("#token").fill(token or stage.token)
+        page.locator("#token").press("Enter")
         page.wait_for_url(SIGNED_IN)
         return page
 

@@ -45,6 +45,19 @@ def fleet(stage: Stage) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
 
 
+@pytest.mark.parametrize("screen", SCREENS)
+def test_every_page_has_room_for_japanese(stage: Stage, new_page: NewPage, screen: str) -> None:
+    width, height = SCREENS[screen]
+    page = new_page(width=width, height=height, language="ja-JP")
+    expect(page.locator("html")).to_have_attribute("lang", "ja")
+    for name, path in PAGES.items():
+        page.goto(f"{stage.url}/t/default{path}")
+        expect(page.locator("main h1")).to_be_visible()
+        expect(page.locator(".skeleton")).to_have_count(0)
+        page.screenshot(path=PICTURES / f"{name}-ja-{screen}.png")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than the screen"
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_every_page_is_for_everybody(stage: Stage, new_page: NewPage, axe: str, screen: str, theme: str) -> None:

@@ -91,7 +91,7 @@ export function Audit() {
                 )}
                 {found?.map((each) => (
                   <tr key={each.position}>
-                    <td className="num" style={{ whiteSpace: 'nowrap' }}>
+                    <td className="num when">
                       <Link
                         data-row
                         to="/t/$tenant/audit"

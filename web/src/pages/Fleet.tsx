@@ -13,6 +13,8 @@ import { Heat } from './fleet/Heat';
 const route = getRouteApi('/t/$tenant/fleet');
 export const STATES: AgentState[] = ['in-sync', 'behind', 'failed', 'away'];
 const SORTS: AgentSort[] = ['node', '-node', 'joined', '-joined'];
+/** Pixels that the squares of one cluster take, so that what is below does not move when they come. */
+const HEAT = 102;
 const PREFIX = /^[a-z0-9.-]{0,253}$/;
 
 export function Fleet() {
@@ -72,6 +74,7 @@ export function Fleet() {
           ))}
         </div>
         <div className="stack">
+          {!summary.data && <Skeleton width="100%" height={HEAT} />}
           {summary.data && all > 0 && <Heat summary={summary.data} cluster={asked.cluster} />}
           {summary.data && all === 0 && (
             <section className="panel empty">

@@ -80,7 +80,7 @@ export function Rules() {
                           .join('  ')}
                       </div>
                     </td>
-                    <td className="num">
+                    <td className="num unbroken">
                       {beyond(each, r)}
                       {each.for > 0 && <div className="sub">{r.holdShort(secondsText(each.for))}</div>}
                     </td>
@@ -124,7 +124,7 @@ function Now({ rule }: { rule: Rule }) {
       <span className={`pill ${TONES[rule.state] ?? ''}`}>
         {rule.firing ? r.firing(rule.firing) : t.alerts.states[rule.state]}
       </span>
-      <div className="sub num">{worst ? r.sees(tellValue(rule.kind, worst.value)) : r.nothingSeen}</div>
+      <div className="sub num unbroken">{worst ? r.sees(tellValue(rule.kind, worst.value)) : r.nothingSeen}</div>
     </>
   );
 }
