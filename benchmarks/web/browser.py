@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from playwright.sync_api import BrowserContext, CDPSession, Error, Page, Playwright, Response
+from playwright.sync_api import BrowserContext, CDPSession, Error, Page, Playwright, Response, ViewportSize
 
 from benchmarks.errors import BenchmarkError, CandidateError
 
@@ -21,7 +21,7 @@ LIGHTHOUSE: Final = Path(__file__).parent / "lighthouse"
 NO_LIGHTHOUSE: Final = f"Lighthouse is not installed: npm ci --prefix {LIGHTHOUSE.relative_to(LIGHTHOUSE.parents[2])}"
 _OPTIONS: Final = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
 """Without its sandbox, which root cannot have. It loads pages of ours alone."""
-_SCREEN: Final = {"width": 1440, "height": 900}
+_SCREEN: Final = ViewportSize(width=1440, height=900)
 _PATIENCE: Final = 120_000.0
 """Milliseconds."""
 _SETTLE: Final = 3.0
@@ -71,7 +71,7 @@ class Chromium:
         """Signed in, with no page of ours loaded yet."""
         with tempfile.TemporaryDirectory(prefix="podlane-bench-") as profile:
             context = self._programs.chromium.launch_persistent_context(
-                profile, executable_path=chromium(), args=[*_OPTIONS, *options], viewport=_SCREEN,  # type: ignore[arg-type]
+                profile, executable_path=chromium(), args=[*_OPTIONS, *options], viewport=_SCREEN,
             )  # fmt: skip
             try:
                 answer = context.request.post(

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,16 +82,13 @@ class Runner:
                 self._round = number
                 for page in PAGES:
                     path, selector = _PATHS[page], _SELECTORS[page]
-                    self._try(VIEW[page], lambda p=path, s=selector: browser.view(p, s))  # type: ignore[misc]
-                    self._try(
-                        THREAD[page],
-                        lambda p=path, s=selector: browser.main_thread(p, s, _SLOWED, plan.seconds),  # type: ignore[misc]
-                    )
+                    self._try(VIEW[page], partial(browser.view, path, selector))
+                    self._try(THREAD[page], partial(browser.main_thread, path, selector, _SLOWED, plan.seconds))
                     if measured:
-                        self._try(LIGHTHOUSE[page], lambda p=path: browser.lighthouse(p))  # type: ignore[misc]
+                        self._try(LIGHTHOUSE[page], partial(browser.lighthouse, path))
                 self._results.write(self._path)
             warm = min(_WARM, plan.minutes * 60)
-            self._try(HEAP, lambda: browser.heap(_PATHS[LIVE], _SELECTORS[LIVE], warm, plan.minutes))
+            self._try(HEAP, partial(browser.heap, _PATHS[LIVE], _SELECTORS[LIVE], warm, plan.minutes))
 
     def _fleet(self, folder: Path, server: Server) -> Agents:
         """Agents that have joined, with a policy in force."""
