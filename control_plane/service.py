@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hmac import compare_digest
 from threading import Lock
 from typing import Final
@@ -13,7 +13,7 @@ from typing import Final
 from control_plane.domain.access import PLATFORM, Operation, Role, TokenText, highest, may
 from control_plane.domain.commands import Command, subject_of
 from control_plane.domain.decisions import decide
-from control_plane.domain.errors import RefusedError
+from control_plane.domain.errors import NotAllowedError, RefusedError
 from control_plane.domain.events import Event, decode, encode, subject
 from control_plane.domain.names import is_name
 from control_plane.domain.tenant import Tenant
@@ -49,11 +49,23 @@ class Caller:
     role_in: Callable[[str], Role | None]
     tenant: str = ""
     token: str = ""
+    viewing: bool = False
+    """They look at what another role sees, and change nothing meanwhile."""
 
     def may(self, operation: Operation, tenant: str) -> bool:
         """Whether this caller may do it in ``tenant``."""
         homes = {tenant, PLATFORM}
         return any(may(role, home, operation, tenant) for home in homes if (role := self.role_in(home)))
+
+    def viewing_as(self, tenant: str, role: Role) -> Caller:
+        """The same who has this role in ``tenant`` and none elsewhere: for administrators of it, who may do all that
+        the role may. Raises :class:`NotAllowedError`."""
+        if role is Role.ADMINISTRATOR or not self.may(Operation.ADMINISTER, tenant):
+            raise NotAllowedError(
+                f"{self.author} may not look at {tenant[:70]} as {role}.",
+                "Administrators of a tenant may, as each role below theirs.",
+            )
+        return replace(self, role_in=lambda home: role if home == tenant else None, tenant=tenant, viewing=True)
 
 
 @dataclass(frozen=True, slots=True)

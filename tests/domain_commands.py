@@ -9,6 +9,7 @@ from control_plane.domain.access import Role
 from control_plane.domain.alert_channels import AlertChannel, AlertMatcher, AlertSilence, ChannelKind
 from control_plane.domain.alert_rules import AlertKind, AlertRule
 from control_plane.domain.checked_policy import CheckedPolicy
+from control_plane.domain.quota import TenantQuota
 from control_plane.domain.rollout import OnNewRevision, RolloutPlan, Stage
 
 POLICY = {"total": "100Mbit", "classes": [{"name": "web", "rate": "1Mbit", "match": [{"port": [443]}]}]}
@@ -79,10 +80,12 @@ _alert_commands = st.tuples(
     )
 ).map(lambda command: command[0])
 """One of many for :data:`any_command`, which else would be of little else."""
+quotas = st.sampled_from([None, None, None, 0, 1, 2, -1])
 any_command = st.one_of(
     *[_alert_commands] * 4,
     st.builds(c.CreateTenant, st.sampled_from(["", "The shop", "a\nb"])),
     st.builds(c.RetitleTenant, st.sampled_from(["", "The shop", "x" * 201])),
+    st.builds(c.LimitTenant, st.builds(TenantQuota, quotas, quotas)),
     st.builds(c.IssueToken, ids, st.just("ci"), st.sampled_from(Role), st.just(DIGEST), ends),
     st.builds(c.RevokeToken, ids),
     st.builds(c.GrantGroup, st.sampled_from(["/ops", "a b", "", " a", "a\n", "x" * 201]), st.sampled_from(Role)),

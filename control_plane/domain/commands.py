@@ -12,6 +12,7 @@ from control_plane.domain.access import Role
 from control_plane.domain.alert_channels import AlertChannel, AlertSilence
 from control_plane.domain.alert_rules import AlertRule
 from control_plane.domain.checked_policy import CheckedPolicy
+from control_plane.domain.quota import TenantQuota
 from control_plane.domain.rollout import RolloutPlan
 
 
@@ -23,6 +24,13 @@ class CreateTenant:
 @dataclass(frozen=True, slots=True)
 class RetitleTenant:
     title: str
+
+
+@dataclass(frozen=True, slots=True)
+class LimitTenant:
+    """From now on; what is there stays."""
+
+    quota: TenantQuota
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +256,7 @@ class TellAlerts:
     trouble: str = ""
 
 
-TenantCommand = CreateTenant | RetitleTenant | CloseTenant
+TenantCommand = CreateTenant | RetitleTenant | LimitTenant | CloseTenant
 TokenCommand = IssueToken | RevokeToken
 GrantCommand = GrantGroup | RevokeGrant
 ClusterCommand = (

@@ -25,6 +25,7 @@ from control_plane.domain.commands import (
     IssueJoinToken,
     IssueToken,
     LabelCluster,
+    LimitTenant,
     RemoveCluster,
     RetitleTenant,
     RevokeAgent,
@@ -50,6 +51,7 @@ from control_plane.domain.events import (
     JoinTokenRevoked,
     TenantClosed,
     TenantCreated,
+    TenantLimited,
     TenantRetitled,
     TokenIssued,
     TokenRevoked,
@@ -98,6 +100,9 @@ def _about_tenant(tenant: Tenant, command: TenantCommand) -> tuple[Event, ...]:
             return (TenantCreated(_title(title)),)
         case RetitleTenant(title):
             return () if title == tenant.title else (TenantRetitled(_title(title)),)
+        case LimitTenant(quota):
+            quota.check()
+            return () if quota == tenant.quota else (TenantLimited(quota.agents, quota.policies),)
         case CloseTenant():
             if tenant.name == PLATFORM:
                 raise StateConflictError(
@@ -180,7 +185,7 @@ def _about_cluster(tenant: Tenant, command: ClusterCommand, now: int) -> tuple[E
                 return ()
             raise UnknownSubjectError(f"There is no join token {id}.", "Look at the list of the cluster.")
         case EnrolAgent():
-            return _enrol(cluster, command, now)
+            return _enrol(tenant, cluster, command, now)
         case EnrolReviewedAgent(name, node, url, service_account, serial):
             trust = cluster.trust
             if trust is None or (trust.url, trust.service_account) != (url, service_account):
@@ -189,6 +194,7 @@ def _about_cluster(tenant: Tenant, command: ClusterCommand, now: int) -> tuple[E
                     "See `podlane clusters trust`, or use a join token.",
                 )
             _check_node(node)
+            _check_quota(tenant, cluster, node)
             return (AgentEnrolled(name, node, "", serial, now),)
         case RevokeAgent(name, node):
             if node not in cluster.agents:
@@ -196,7 +202,7 @@ def _about_cluster(tenant: Tenant, command: ClusterCommand, now: int) -> tuple[E
             return (AgentRevoked(name, node),)
 
 
-def _enrol(cluster: MemberCluster, command: EnrolAgent, now: int) -> tuple[Event, ...]:
+def _enrol(tenant: Tenant, cluster: MemberCluster, command: EnrolAgent, now: int) -> tuple[Event, ...]:
     """One message for all that can be wrong with a join token: who tries some learns nothing."""
     token = cluster.join_tokens.get(command.join_token)
     if token is None or now >= token.expires_at or not compare_digest(token.digest, command.digest):
@@ -216,7 +222,14 @@ def _enrol(cluster: MemberCluster, command: EnrolAgent, now: int) -> tuple[Event
             f"The node {command.node} has an agent in {cluster.name} already, and the join token is for a new one.",
             f"Issue one for this node (podlane join-token {cluster.name} --node {command.node}), or revoke the agent.",
         )
+    _check_quota(tenant, cluster, command.node)
     return (AgentEnrolled(cluster.name, command.node, command.join_token, command.serial, now),)
+
+
+def _check_quota(tenant: Tenant, cluster: MemberCluster, node: str) -> None:
+    """A node that joins again is no second one."""
+    if node not in cluster.agents:
+        tenant.quota.allow_agent(tenant.name, tenant.agent_count)
 
 
 def _trust(cluster: MemberCluster, command: TrustCluster) -> tuple[Event, ...]:

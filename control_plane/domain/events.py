@@ -28,6 +28,14 @@ class TenantRetitled:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantLimited:
+    """So many agents and policies at most; None: as many as it likes."""
+
+    agents: int | None
+    policies: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class TenantClosed:
     """The last event of a tenant."""
 
@@ -285,7 +293,7 @@ class AlertsTold:
     trouble: str = ""
 
 
-TenantEvent = TenantCreated | TenantRetitled | TenantClosed
+TenantEvent = TenantCreated | TenantRetitled | TenantLimited | TenantClosed
 TokenEvent = TokenIssued | TokenRevoked
 GrantEvent = GroupGranted | GrantRevoked
 ClusterEvent = (

@@ -58,6 +58,8 @@ def about_policy(tenant: Tenant, command: PolicyCommand, now: int) -> tuple[Even
             content = PolicyContent(checked.document, checked_labels(selector), checked_labels(nodes))
             if content == (policy.draft or policy.in_force):
                 return ()
+            if not policy.exists:
+                tenant.quota.allow_policy(tenant.name, tenant.policy_count)
             return (PolicyDrafted(name, content.document, content.selector, content.nodes),)
         case DiscardDraft():
             if policy.draft is None:

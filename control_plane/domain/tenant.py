@@ -35,11 +35,13 @@ from control_plane.domain.events import (
     RolloutTakenBack,
     TenantClosed,
     TenantCreated,
+    TenantLimited,
     TenantRetitled,
     TokenIssued,
     TokenRevoked,
     subject,
 )
+from control_plane.domain.quota import NO_QUOTA, TenantQuota
 from control_plane.domain.rollout import Rollout, RolloutPlan, RolloutState
 from traffic_policy.selection import labels_of_node
 
@@ -140,6 +142,11 @@ class Policy:
         return self.revisions[self.revision - 1] if self.revision else None
 
     @property
+    def exists(self) -> bool:
+        """Whether it has a draft or is in force: of one that was removed there are only revisions."""
+        return self.draft is not None or self.revision > 0
+
+    @property
     def varies(self) -> bool:
         """Whether not all agents are to have the same of it."""
         content = self.in_force
@@ -170,6 +177,7 @@ class Tenant:
     title: str = ""
     position: int = 0
     closed: bool = False
+    quota: TenantQuota = NO_QUOTA
     tokens: dict[str, ApiToken] = field(default_factory=dict)
     """Those that are not revoked."""
     revoked: set[str] = field(default_factory=set)
@@ -194,6 +202,16 @@ class Tenant:
         """All that have joined, as CLUSTER/NODE."""
         return [f"{cluster.name}/{node}" for cluster in self.clusters.values() for node in cluster.agents]
 
+    @property
+    def agent_count(self) -> int:
+        """How many agents have joined."""
+        return sum(len(cluster.agents) for cluster in self.clusters.values())
+
+    @property
+    def policy_count(self) -> int:
+        """How many policies there are, those that were removed left out."""
+        return sum(each.exists for each in self.policies.values())
+
     def labels_at(self, agent: str, reported: Mapping[str, str]) -> dict[str, str]:
         """The labels of the node of an agent (CLUSTER/NODE), which has said some itself."""
         name = agent.partition("/")[0]
@@ -211,6 +229,8 @@ class Tenant:
         match event:
             case TenantCreated(title) | TenantRetitled(title):
                 self.title = title
+            case TenantLimited(agents, policies):
+                self.quota = TenantQuota(agents, policies)
             case TenantClosed():
                 self.closed = True
             case TokenIssued(id, title, role, digest, expires_at):

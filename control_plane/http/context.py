@@ -15,7 +15,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from control_plane.access.gate import Gate
 from control_plane.access.sessions import check_csrf
-from control_plane.domain.access import Operation, without_secrets
+from control_plane.domain.access import Operation, Role, without_secrets
 from control_plane.domain.commands import Command, subject_of
 from control_plane.domain.errors import NotAllowedError
 from control_plane.http.documents import Happened
@@ -56,7 +56,12 @@ def address_of(request: Request) -> str:
 TheCredentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
-def _caller(request: Request, gate: TheGate, given: TheCredentials) -> Caller:
+def _caller(
+    request: Request,
+    gate: TheGate,
+    given: TheCredentials,
+    view_as: Annotated[str, Header(alias="Podlane-View-As", max_length=100, include_in_schema=False)] = "",
+) -> Caller:
     cookie = request.cookies.get(SESSION_COOKIE)
     if given is None and cookie:
         caller = gate.admit_session(cookie, address_of(request))
@@ -67,7 +72,14 @@ def _caller(request: Request, gate: TheGate, given: TheCredentials) -> Caller:
         caller = gate.admit(given.credentials if given else None, address_of(request))
         request.state.caller = caller
     gate.count(caller)
-    return caller
+    return _viewing(caller, view_as) if view_as else caller
+
+
+def _viewing(caller: Caller, view_as: str) -> Caller:
+    tenant, _, role = view_as.partition("/")
+    if role not in list(Role):
+        raise MalformedError("Podlane-View-As has no role of ours.", "Send TENANT/ROLE, as default/viewer.")
+    return caller.viewing_as(tenant, Role(role))
 
 
 TheCaller = Annotated[Caller, Depends(_caller)]
@@ -75,6 +87,8 @@ TheCaller = Annotated[Caller, Depends(_caller)]
 
 def permit(caller: Caller, operation: Operation, tenant: str) -> None:
     """Raises :class:`NotAllowedError`. Comes first: who may not ask is not told what there is."""
+    if caller.viewing and operation not in (Operation.READ, Operation.DRAFT):
+        raise _only_viewing(caller, tenant)
     if not caller.may(operation, tenant):
         home = caller.tenant or tenant
         role = caller.role_in(home)
@@ -83,6 +97,13 @@ def permit(caller: Caller, operation: Operation, tenant: str) -> None:
             f"{operation} in {tenant[:70]}.",
             "Ask an administrator for another role.",
         )
+
+
+def _only_viewing(caller: Caller, tenant: str) -> NotAllowedError:
+    return NotAllowedError(
+        f"You look at {tenant[:70]} as {caller.role_in(tenant) or 'nobody'}: nothing is changed meanwhile.",
+        "End the preview first.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +118,8 @@ class Writing:
     def carry_out(self, operation: Operation, tenant: str, command: Command, response: Response) -> Happened:
         """What happened, or would. The subject's new version becomes the ETag of the response."""
         permit(self.caller, operation, tenant)
+        if self.caller.viewing:
+            raise _only_viewing(self.caller, tenant)
         if self.dry_run:
             return Happened.describe(self.plane.decide(tenant, command, self.by.version), dry_run=True)
         done = self.plane.carry_out(tenant, command, self.by)

@@ -91,14 +91,33 @@ class TenantWish(Asked):
     title: str = ""
 
 
+class QuotaDocument(Asked):
+    """So many at most; null: as many as it likes."""
+
+    agents: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    policies: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+
+
 class TenantDocument(BaseModel):
+    """``agents`` and ``policies`` (with a draft, or in force) is how many there are."""
+
     name: str
     title: str
     version: int
+    agents: int
+    policies: int
+    quota: QuotaDocument
 
     @classmethod
     def describe(cls, tenant: Tenant) -> TenantDocument:
-        return cls(name=tenant.name, title=tenant.title, version=tenant.version("tenant"))
+        return cls(
+            name=tenant.name,
+            title=tenant.title,
+            version=tenant.version("tenant"),
+            agents=tenant.agent_count,
+            policies=tenant.policy_count,
+            quota=QuotaDocument(agents=tenant.quota.agents, policies=tenant.quota.policies),
+        )
 
 
 class TokenWish(Asked):

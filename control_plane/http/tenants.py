@@ -6,15 +6,17 @@ from fastapi import APIRouter, Response
 
 from control_plane.bootstrap import new_token
 from control_plane.domain.access import Operation, Role
-from control_plane.domain.commands import CloseTenant, CreateTenant, IssueToken, RetitleTenant, RevokeToken
+from control_plane.domain.commands import CloseTenant, CreateTenant, IssueToken, LimitTenant, RetitleTenant, RevokeToken
 from control_plane.domain.errors import UnknownSubjectError
 from control_plane.domain.events import TokenIssued
+from control_plane.domain.quota import TenantQuota
 from control_plane.domain.tenant import Tenant
 from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWriting, permit, tag
 from control_plane.http.documents import (
     CallerDocument,
     Happened,
     Page,
+    QuotaDocument,
     TenantDocument,
     TenantWish,
     TokenDocument,
@@ -76,6 +78,19 @@ def put_tenant(writing: TheWriting, tenant: str, wish: TenantWish, response: Res
     permit(writing.caller, Operation.GOVERN, tenant)
     with writing.plane.reading(tenant) as state:
         command = RetitleTenant(wish.title) if state.open else CreateTenant(wish.title)
+    happened = writing.carry_out(Operation.GOVERN, tenant, command, response)
+    if happened.dry_run:
+        return happened
+    with writing.plane.reading(tenant) as state:
+        return TenantDocument.describe(state)
+
+
+@router.put("/tenants/{tenant}/quota", responses=CHANGES)
+def limit_tenant(
+    writing: TheWriting, tenant: str, wish: QuotaDocument, response: Response
+) -> TenantDocument | Happened:
+    """How many agents and policies it may have. What is there stays."""
+    command = LimitTenant(TenantQuota(wish.agents, wish.policies))
     happened = writing.carry_out(Operation.GOVERN, tenant, command, response)
     if happened.dry_run:
         return happened

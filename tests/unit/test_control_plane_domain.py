@@ -24,6 +24,7 @@ from control_plane.domain.errors import (
     UnknownSubjectError,
 )
 from control_plane.domain.events import AgentEnrolled, Event, PolicyPublished, decode, encode, subject
+from control_plane.domain.quota import TenantQuota
 from control_plane.domain.rollout import RolloutPlan, RolloutState
 from control_plane.domain.tenant import Policy, Tenant, fold
 from traffic_policy.errors import PolicyError
@@ -226,6 +227,37 @@ def test_a_refusal_says_what_to_do(command: c.Command, error: type[Exception], w
     )
     with pytest.raises(error, match=words):
         decide(tenant, command, NOW)
+
+
+def test_a_quota_holds_for_what_is_new_and_leaves_what_is_there() -> None:
+    tenant = a_tenant(
+        c.AddCluster("east"),
+        *(c.IssueJoinToken("east", id, DIGEST, NOW + 10) for id in ("a", "b", "d")),
+        c.IssueJoinToken("east", "again", DIGEST, NOW + 10, "n1"),
+        c.TrustCluster("east", URL, CA, "a/b"),
+        c.EnrolAgent("east", "n1", "a", DIGEST, "1f"),
+        c.EnrolAgent("east", "n2", "b", DIGEST, "1f"),
+        c.DraftPolicy("web", GOOD),
+        c.LimitTenant(TenantQuota(agents=1, policies=1)),
+    )
+    assert decide(tenant, c.EnrolAgent("east", "n1", "again", DIGEST, "2f"), NOW), (
+        "a node that joins again is no new one"
+    )
+    for command in (
+        c.EnrolAgent("east", "n3", "d", DIGEST, "1f"),
+        c.EnrolReviewedAgent("east", "n3", URL, "a/b", "1f"),
+    ):
+        with pytest.raises(StateConflictError, match="for agents is 1, and it has 2"):
+            decide(tenant, command, NOW)
+    assert decide(tenant, c.PublishPolicy("web"), NOW)
+    with pytest.raises(StateConflictError, match="for policies is 1, and it has 1"):
+        decide(tenant, c.DraftPolicy("batch", GOOD), NOW)
+    for event in decide(tenant, c.RemovePolicy("web"), NOW):
+        tenant.apply(event)
+    assert decide(tenant, c.DraftPolicy("batch", GOOD), NOW)
+    assert decide(tenant, c.LimitTenant(TenantQuota(1, 1)), NOW) == ()
+    with pytest.raises(InvalidError, match="a number from 0"):
+        decide(tenant, c.LimitTenant(TenantQuota(-1)), NOW)
 
 
 @pytest.mark.parametrize(

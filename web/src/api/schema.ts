@@ -1032,6 +1032,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/tenants/{tenant}/quota": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        /**
+         * Limit Tenant
+         * @description How many agents and policies it may have. What is there stays.
+         */
+        put: operations["limit_tenant_v1_tenants__tenant__quota_put"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tenants/{tenant}/refusals": {
         parameters: {
             query?: never;
@@ -2708,6 +2728,16 @@ export interface components {
         PublishWish: {
             rollout?: components["schemas"]["RolloutWish"] | null;
         };
+        /**
+         * QuotaDocument
+         * @description So many at most; null: as many as it likes.
+         */
+        QuotaDocument: {
+            /** Agents */
+            agents?: number | null;
+            /** Policies */
+            policies?: number | null;
+        };
         /** RefreshWish */
         RefreshWish: {
             /** Refresh Token */
@@ -2970,10 +3000,18 @@ export interface components {
             /** Percent */
             percent?: number | null;
         };
-        /** TenantDocument */
+        /**
+         * TenantDocument
+         * @description ``agents`` and ``policies`` (with a draft, or in force) is how many there are.
+         */
         TenantDocument: {
+            /** Agents */
+            agents: number;
             /** Name */
             name: string;
+            /** Policies */
+            policies: number;
+            quota: components["schemas"]["QuotaDocument"];
             /** Title */
             title: string;
             /** Version */
@@ -9963,6 +10001,133 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["RolloutDocument"] | components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    limit_tenant_v1_tenants__tenant__quota_put: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["QuotaDocument"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TenantDocument"] | components["schemas"]["Happened"];
                 };
             };
             /** @description A problem */
