@@ -39,7 +39,7 @@ class ConnectionWish(Asked):
         )
 
 
-class TrialWish(Asked):
+class ConnectionTrialWish(Asked):
     document: dict[str, Any]
     connection: ConnectionWish
 
@@ -84,7 +84,7 @@ class DecisionDocument(BaseModel):
 
 
 @router.post("/try-connection", responses=responses(413))
-def try_one(caller: TheCaller, wish: TrialWish) -> DecisionDocument:  # noqa: ARG001 - only who has a token may ask
+def try_one(caller: TheCaller, wish: ConnectionTrialWish) -> DecisionDocument:  # noqa: ARG001 - only who has a token may ask
     """The lane of one connection under a policy, by the table that agents route with. Nothing is stored."""
     policy = policy_from_document(CheckedPolicy.from_document(wish.document).document)
     return DecisionDocument.describe(try_connection(policy, wish.connection.tried()))

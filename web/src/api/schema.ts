@@ -1632,6 +1632,14 @@ export interface components {
                 [key: string]: number;
             };
         };
+        /** ConnectionTrialWish */
+        ConnectionTrialWish: {
+            connection: components["schemas"]["ConnectionWish"];
+            /** Document */
+            document: {
+                [key: string]: unknown;
+            };
+        };
         /**
          * ConnectionWish
          * @description What is known of a connection. Without an ``address`` it goes to none of a network that policies name.
@@ -3110,6 +3118,18 @@ export interface components {
             worst: number | null;
         };
         /**
+         * TrialWish
+         * @description A rule that is not in force.
+         */
+        TrialWish: {
+            /**
+             * Name
+             * @default trial
+             */
+            name: string;
+            rule: components["schemas"]["AlertRuleWish"];
+        };
+        /**
          * TrustWish
          * @description ``service_account`` is NAMESPACE/NAME, ``ca`` is PEM. All empty: nobody joins by a ServiceAccount any more.
          */
@@ -3141,26 +3161,6 @@ export interface components {
             policy: string;
             /** Workload */
             workload: string;
-        };
-        /**
-         * TrialWish
-         * @description A rule that is not in force.
-         */
-        control_plane__http__alerting__documents__TrialWish: {
-            /**
-             * Name
-             * @default trial
-             */
-            name: string;
-            rule: components["schemas"]["AlertRuleWish"];
-        };
-        /** TrialWish */
-        control_plane__http__policy__trial__TrialWish: {
-            connection: components["schemas"]["ConnectionWish"];
-            /** Document */
-            document: {
-                [key: string]: unknown;
-            };
         };
     };
     responses: never;
@@ -6142,7 +6142,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["control_plane__http__alerting__documents__TrialWish"];
+                "application/json": components["schemas"]["TrialWish"];
             };
         };
         responses: {
@@ -10748,7 +10748,7 @@ export interface operations {
         };
         requestBody: {
             content: {
-                "application/json": components["schemas"]["control_plane__http__policy__trial__TrialWish"];
+                "application/json": components["schemas"]["ConnectionTrialWish"];
             };
         };
         responses: {
