@@ -86,6 +86,13 @@ any_command = st.one_of(
     st.builds(c.CreateTenant, st.sampled_from(["", "The shop", "a\nb"])),
     st.builds(c.RetitleTenant, st.sampled_from(["", "The shop", "x" * 201])),
     st.builds(c.LimitTenant, st.builds(TenantQuota, quotas, quotas)),
+    st.builds(
+        c.SetCaps,
+        st.sampled_from(
+            [{}, {"total": "50Mbit"}, {"total": "1Gbit", "priority": 3}, {"ceil": "a lot"}, {"total": "0bit"}]
+        ),
+        st.booleans(),
+    ),
     st.builds(c.IssueToken, ids, st.just("ci"), st.sampled_from(Role), st.just(DIGEST), ends),
     st.builds(c.RevokeToken, ids),
     st.builds(c.GrantGroup, st.sampled_from(["/ops", "a b", "", " a", "a\n", "x" * 201]), st.sampled_from(Role)),

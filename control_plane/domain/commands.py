@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from control_plane.domain.access import Role
 from control_plane.domain.alert_channels import AlertChannel, AlertSilence
@@ -36,6 +37,14 @@ class LimitTenant:
 @dataclass(frozen=True, slots=True)
 class CloseTenant:
     """For good: its name cannot be had again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetCaps:
+    """See :class:`~control_plane.domain.events.CapsSet`. ``caps`` as its users have written them; empty: none."""
+
+    caps: Mapping[str, Any]
+    clamp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,13 +285,15 @@ AlertRuleCommand = SetAlertRule | RemoveAlertRule
 AlertChannelCommand = SetAlertChannel | RemoveAlertChannel
 SilenceCommand = SetSilence | EndSilence
 AlertCommand = AlertRuleCommand | AlertChannelCommand | SilenceCommand | FireAlert | ResolveAlert | TellAlerts
-Command = TenantCommand | TokenCommand | GrantCommand | ClusterCommand | PolicyCommand | AlertCommand
+Command = TenantCommand | SetCaps | TokenCommand | GrantCommand | ClusterCommand | PolicyCommand | AlertCommand
 
 
 def subject_of(command: Command) -> str:
     """What a command is about."""
     if isinstance(command, TenantCommand):
         return "tenant"
+    if isinstance(command, SetCaps):
+        return "caps"
     if isinstance(command, TokenCommand):
         return f"token/{command.id}"
     if isinstance(command, GrantCommand):

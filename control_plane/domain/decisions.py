@@ -32,6 +32,7 @@ from control_plane.domain.commands import (
     RevokeGrant,
     RevokeJoinToken,
     RevokeToken,
+    SetCaps,
     TenantCommand,
     TokenCommand,
     TrustCluster,
@@ -40,6 +41,7 @@ from control_plane.domain.errors import InvalidError, StateConflictError, Unknow
 from control_plane.domain.events import (
     AgentEnrolled,
     AgentRevoked,
+    CapsSet,
     ClusterAdded,
     ClusterLabelled,
     ClusterRemoved,
@@ -59,6 +61,7 @@ from control_plane.domain.events import (
 from control_plane.domain.names import check_name
 from control_plane.domain.policy_decisions import about_policy, checked_labels
 from control_plane.domain.tenant import ClusterTrust, MemberCluster, Tenant
+from control_plane.domain.tenant_caps import checked_caps
 from traffic_policy.selection import CLUSTER_LABEL
 
 _NODE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -79,6 +82,10 @@ def decide(tenant: Tenant, command: Command, now: int) -> tuple[Event, ...]:
         raise UnknownSubjectError(f"There is no tenant {tenant.name}.", "Look at the list of tenants.")
     if isinstance(command, TenantCommand):
         return _about_tenant(tenant, command)
+    if isinstance(command, SetCaps):
+        caps = checked_caps(command.caps)
+        clamp = command.clamp and bool(caps)
+        return () if (caps, clamp) == (tenant.caps, tenant.clamps) else (CapsSet(caps, clamp),)
     if isinstance(command, TokenCommand):
         return _about_token(tenant, command, now)
     if isinstance(command, GrantCommand):

@@ -41,6 +41,15 @@ class TenantClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class CapsSet:
+    """The most that policies which are written from now on may say: ``total``, ``ingress``, ``ceil``, ``priority``, as
+    in a ClusterTrafficPolicy's caps; empty: anything. ``clamp``: what is beyond is lowered, else refused."""
+
+    caps: Mapping[str, Any]
+    clamp: bool
+
+
+@dataclass(frozen=True, slots=True)
 class TokenIssued:
     """``digest`` is the SHA-256 of its secret, ``expires_at`` None for one without an end."""
 
@@ -136,12 +145,14 @@ class AgentRevoked:
 @dataclass(frozen=True, slots=True)
 class PolicyDrafted:
     """``document`` is a policy in the grammar of ``docs/reference/policy.md``, ``selector`` labels of workloads, and
-    ``nodes`` labels of the nodes that they are on."""
+    ``nodes`` labels of the nodes that they are on. ``clamped``: sentences about what the tenant's caps have lowered.
+    """
 
     policy: str
     document: Mapping[str, Any]
     selector: Mapping[str, str] = field(default_factory=dict)
     nodes: Mapping[str, str] = field(default_factory=dict, metadata=ADDED)
+    clamped: Sequence[str] = field(default=(), metadata=ADDED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,17 +323,19 @@ AlertRuleEvent = AlertRuleSet | AlertRuleRemoved
 AlertChannelEvent = AlertChannelSet | AlertChannelRemoved
 SilenceEvent = SilenceSet | SilenceEnded
 AlertEvent = AlertRuleEvent | AlertChannelEvent | SilenceEvent | AlertFired | AlertResolved | AlertsTold
-Event = TenantEvent | TokenEvent | GrantEvent | ClusterEvent | PolicyEvent | AlertEvent
+Event = TenantEvent | CapsSet | TokenEvent | GrantEvent | ClusterEvent | PolicyEvent | AlertEvent
 
 _KINDS: Final[dict[str, type[Event]]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def subject(event: Event) -> str:
-    """What an event is about: ``tenant``, ``token/ID``, ``grant/GROUP``, ``cluster/NAME``, ``policy/NAME``,
+    """What an event is about: ``tenant``, ``caps``, ``token/ID``, ``grant/GROUP``, ``cluster/NAME``, ``policy/NAME``,
     ``alert-rule/NAME``, ``alert-channel/NAME``, ``silence/ID``; ``alerts/RULE`` and ``told/CHANNEL`` for what becomes
     of alerts."""
     if isinstance(event, TenantEvent):
         return "tenant"
+    if isinstance(event, CapsSet):
+        return "caps"
     if isinstance(event, TokenEvent):
         return f"token/{event.id}"
     if isinstance(event, GrantEvent):

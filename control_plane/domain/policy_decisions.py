@@ -35,6 +35,7 @@ from control_plane.domain.events import (
 from control_plane.domain.names import check_name
 from control_plane.domain.rollout import OnNewRevision, Rollout, RolloutState, Stage, chosen
 from control_plane.domain.tenant import Policy, PolicyContent, Tenant
+from control_plane.domain.tenant_caps import beyond, within
 from fleet_api.limits import MAX_TO_AGENT
 
 _LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9./_-]{0,315}[A-Za-z0-9])?")
@@ -55,12 +56,16 @@ def about_policy(tenant: Tenant, command: PolicyCommand, now: int) -> tuple[Even
     match command:
         case DraftPolicy(_, checked, selector, nodes):
             check_name(name, "a policy")
-            content = PolicyContent(checked.document, checked_labels(selector), checked_labels(nodes))
+            document, clamps = within(tenant.name, tenant.caps, checked.document)
+            if clamps and not tenant.clamps:
+                raise beyond(tenant.name, clamps)
+            content = PolicyContent(document, checked_labels(selector), checked_labels(nodes))
             if content == (policy.draft or policy.in_force):
                 return ()
             if not policy.exists:
                 tenant.quota.allow_policy(tenant.name, tenant.policy_count)
-            return (PolicyDrafted(name, content.document, content.selector, content.nodes),)
+            clamped = [str(each) for each in clamps]
+            return (PolicyDrafted(name, content.document, content.selector, content.nodes, clamped),)
         case DiscardDraft():
             if policy.draft is None:
                 raise UnknownSubjectError(f"The policy {name} has no draft.", "There is nothing to discard.")
@@ -77,6 +82,9 @@ def _publish(tenant: Tenant, policy: Policy, command: PublishPolicy, now: int) -
     name, plan, rollout = policy.name, command.plan, policy.rollout
     if policy.draft is None:
         raise StateConflictError(f"The policy {name} has no draft to publish.", "Draft it first.")
+    _, clamps = within(tenant.name, tenant.caps, policy.draft.document)
+    if clamps:  # the caps are newer than the draft
+        raise beyond(tenant.name, clamps)
     _check_size(tenant, name, policy.draft)
     before = policy.revision
     if rollout is not None and rollout.active:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from control_plane.domain.events import (
     AgentEnrolled,
     AgentRevoked,
     AlertEvent,
+    CapsSet,
     ClusterAdded,
     ClusterEvent,
     ClusterLabelled,
@@ -112,6 +113,8 @@ class PolicyContent:
     document: Mapping[str, Any]
     selector: Mapping[str, str]
     nodes: Mapping[str, str] = field(default_factory=dict)
+    clamped: Sequence[str] = field(default=(), compare=False)
+    """What the tenant's caps have lowered in it, as sentences."""
 
 
 @dataclass(slots=True)
@@ -187,6 +190,10 @@ class Tenant:
     clusters: dict[str, MemberCluster] = field(default_factory=dict)
     policies: dict[str, Policy] = field(default_factory=dict)
     alerts: AlertBook = field(default_factory=AlertBook)
+    caps: Mapping[str, Any] = field(default_factory=dict)
+    """The most that its policies may say; see :mod:`~control_plane.domain.tenant_caps`."""
+    clamps: bool = False
+    """Whether what is beyond the caps is lowered; else it is refused."""
     changed: dict[str, int] = field(default_factory=dict)
     """The position of the last event about each subject: its version."""
     revision: int = 0
@@ -233,6 +240,8 @@ class Tenant:
                 self.quota = TenantQuota(agents, policies)
             case TenantClosed():
                 self.closed = True
+            case CapsSet(caps, clamp):
+                self.caps, self.clamps = caps, clamp
             case TokenIssued(id, title, role, digest, expires_at):
                 self.tokens[id] = ApiToken(id, title, Role(role), digest, expires_at)
             case TokenRevoked(id):
@@ -292,8 +301,8 @@ def _apply_to_cluster(cluster: MemberCluster, event: ClusterEvent) -> None:
 
 def _apply_to_policy(policy: Policy, event: PolicyEvent) -> None:
     match event:
-        case PolicyDrafted(_, document, selector, nodes):
-            policy.draft = PolicyContent(document, selector, nodes)
+        case PolicyDrafted(_, document, selector, nodes, clamped):
+            policy.draft = PolicyContent(document, selector, nodes, clamped)
         case DraftDiscarded():
             policy.draft = None
         case PolicyPublished(_, revision, plan, before, members, at) if policy.draft is not None:

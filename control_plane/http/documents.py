@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -118,6 +118,27 @@ class TenantDocument(BaseModel):
             policies=tenant.policy_count,
             quota=QuotaDocument(agents=tenant.quota.agents, policies=tenant.quota.policies),
         )
+
+
+class CapsWish(Asked):
+    """The most that a policy may say; null: anything. Rates are texts, as ``1Gbit``. ``beyond``: a policy that says
+    more is refused, or lowered (``clamp``)."""
+
+    total: str | None = None
+    ingress: str | None = None
+    ceil: str | None = None
+    priority: int | None = None
+    beyond: Literal["refuse", "clamp"] = "refuse"
+
+
+class CapsDocument(CapsWish):
+    """``version`` 0: there never were any."""
+
+    version: int
+
+    @classmethod
+    def describe(cls, tenant: Tenant) -> CapsDocument:
+        return cls(**tenant.caps, beyond="clamp" if tenant.clamps else "refuse", version=tenant.version("caps"))
 
 
 class TokenWish(Asked):
@@ -261,7 +282,8 @@ class PolicyDocument(BaseModel):
     """``revision`` is the number of the newest, 0 before the first.
 
     ``in_force`` is the content of the newest that was neither taken back nor removed; while ``rollout`` is running or
-    paused, agents that it has not reached have the one before.
+    paused, agents that it has not reached have the one before. ``clamped``: what the tenant's caps have lowered in the
+    draft, or, without one, in what is in force; null in lists.
     """
 
     name: str
@@ -270,10 +292,13 @@ class PolicyDocument(BaseModel):
     in_force: ContentDocument | None
     draft: ContentDocument | None
     rollout: RolloutState | None
+    clamped: list[str] | None = None
 
     @classmethod
     def describe(cls, policy: Policy, version: int) -> PolicyDocument:
+        shown = policy.draft or policy.in_force
         return cls(
+            clamped=[] if shown is None else list(shown.clamped),
             name=policy.name,
             version=version,
             revision=len(policy.revisions),

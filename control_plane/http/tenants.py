@@ -6,7 +6,15 @@ from fastapi import APIRouter, Response
 
 from control_plane.bootstrap import new_token
 from control_plane.domain.access import Operation, Role
-from control_plane.domain.commands import CloseTenant, CreateTenant, IssueToken, LimitTenant, RetitleTenant, RevokeToken
+from control_plane.domain.commands import (
+    CloseTenant,
+    CreateTenant,
+    IssueToken,
+    LimitTenant,
+    RetitleTenant,
+    RevokeToken,
+    SetCaps,
+)
 from control_plane.domain.errors import UnknownSubjectError
 from control_plane.domain.events import TokenIssued
 from control_plane.domain.quota import TenantQuota
@@ -14,6 +22,8 @@ from control_plane.domain.tenant import Tenant
 from control_plane.http.context import TheCaller, ThePaging, ThePlane, TheWriting, permit, tag
 from control_plane.http.documents import (
     CallerDocument,
+    CapsDocument,
+    CapsWish,
     Happened,
     Page,
     QuotaDocument,
@@ -102,6 +112,27 @@ def limit_tenant(
 def close_tenant(writing: TheWriting, tenant: str, response: Response) -> Happened:
     """For good: its name cannot be had again. Its log stays."""
     return writing.carry_out(Operation.GOVERN, tenant, CloseTenant(), response)
+
+
+@router.get("/tenants/{tenant}/caps")
+def get_caps(plane: ThePlane, caller: TheCaller, tenant: str, response: Response) -> CapsDocument:
+    """The most that policies of the tenant may say."""
+    permit(caller, Operation.READ, tenant)
+    with plane.reading(tenant) as state:
+        document = CapsDocument.describe(existing(state))
+    tag(response, document.version)
+    return document
+
+
+@router.put("/tenants/{tenant}/caps", responses=CHANGES)
+def put_caps(writing: TheWriting, tenant: str, wish: CapsWish, response: Response) -> CapsDocument | Happened:
+    """They count for what is drafted and published from now on: what is in force stays as it is."""
+    command = SetCaps(wish.model_dump(exclude={"beyond"}, exclude_none=True), wish.beyond == "clamp")
+    happened = writing.carry_out(Operation.GOVERN, tenant, command, response)
+    if happened.dry_run:
+        return happened
+    with writing.plane.reading(tenant) as state:
+        return CapsDocument.describe(state)
 
 
 @router.get("/tenants/{tenant}/tokens")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -135,6 +135,8 @@ def _preview(client: FleetClient, name: str, wish: Mapping[str, Any], source: st
     seen = client.ask("POST", f"{place}/preview", wish, source=source)
     show({**found, "preview": seen}, output, event_rows)
     if output == OutputFormat.TABLE:
+        for event in found["events"]:
+            _say_clamps(event["data"].get("clamped", ()))
         show(seen, output, _preview_rows)
         for line in _preview_notes(seen):
             click.echo(line)
@@ -146,6 +148,7 @@ def _apply(client: FleetClient, name: str, wish: Mapping[str, Any], source: str,
 
     place = client.about("policies", name)
     found = client.ask("PUT", f"{place}/draft", wish, reason=reason, source=source)
+    _say_clamps(found.get("clamped") or ())
     if found["draft"] is None:
         say(f"{name} is in force like this already: revision {found['revision']}")
     elif not draft:
@@ -295,6 +298,13 @@ def _rows(policies: list[Any]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _say_clamps(clamps: Sequence[str]) -> None:
+    from podlane.console import say
+
+    for each in clamps:
+        say(each)
 
 
 def _preview_rows(seen: Any) -> list[list[str]]:

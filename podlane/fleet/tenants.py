@@ -16,9 +16,10 @@ _CONTEXT = click.option("--context", metavar="NAME", help="Another context than 
 Examples:
   podlane tenants list
   podlane tenants create shop --title "The shop"
+  podlane tenants caps shop --total 1Gbit --priority 3 --beyond clamp
   podlane tenants close shop --dry-run
 
-Creating and closing is for administrators of the tenant platform.
+Creating, capping and closing is for administrators of the tenant platform.
 """
 )
 def tenants() -> None:
@@ -74,6 +75,46 @@ def rename_tenant(name: str, title: str, context: str | None, reason: str, dry_r
         show_change(found, output, f"the title of {name} is {title}", lambda tenant: _rows([tenant]))
 
 
+@tenants.command("caps")
+@click.argument("name")
+@click.option("--total", metavar="RATE", help="The greatest total, as in 1Gbit.")
+@click.option("--ingress", metavar="RATE", help="The greatest total of what arrives.")
+@click.option("--ceil", metavar="RATE", help="The greatest ceil of a class.")
+@click.option("--priority", metavar="N", type=int, help="The most urgent priority: with 3, there is no 0, 1 and 2.")
+@click.option(
+    "--beyond",
+    type=click.Choice(["refuse", "clamp"]),
+    help="What happens to a policy that says more.  [default: refuse]",
+)
+@click.option("--none", is_flag=True, help="Take the caps away.")
+@_CONTEXT
+@changing_options
+@output_option
+def cap_tenant(
+    name: str, none: bool, context: str | None, reason: str, dry_run: bool, output: str, **limits: str | int | None
+) -> None:
+    """Show the most that policies of the tenant NAME may say, or set it. What is not named is not capped then.
+
+    It counts for what is written from then on; policies in force stay as they are.
+    """
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show
+    from podlane.fleet.session import client_for
+
+    wish = {key: value for key, value in limits.items() if value is not None}
+    if none and wish:
+        raise click.UsageError("--none takes all caps away: leave out the others.")
+    if wish.keys() == {"beyond"}:
+        raise click.UsageError("Say also what is capped, as by --total.")
+    with failing_clearly():
+        client = client_for(context, name)
+        if not wish and not none:
+            show(client.ask("GET", client.about("caps")), output, _caps)
+            return
+        found = client.ask("PUT", client.about("caps"), wish, reason=reason, dry_run=dry_run)
+        show_change(found, output, f"the caps of {name} count from now on", _caps)
+
+
 @tenants.command("close")
 @click.argument("name")
 @_CONTEXT
@@ -92,3 +133,12 @@ def close_tenant(name: str, context: str | None, reason: str, dry_run: bool, out
 
 def _rows(tenants: list[Any]) -> list[list[str]]:
     return [["NAME", "TITLE"], *([each["name"], each["title"] or "-"] for each in tenants)]
+
+
+def _caps(caps: Any) -> list[list[str]]:
+    values = [caps[key] for key in ("total", "ingress", "ceil", "priority")]
+    said = ["-" if value is None else str(value) for value in values]
+    return [
+        ["TOTAL", "INGRESS", "CEIL", "PRIORITY", "BEYOND"],
+        [*said, caps["beyond"] if set(values) != {None} else "-"],
+    ]

@@ -250,3 +250,24 @@ def test_a_plan_that_makes_no_sense_is_refused_and_nothing_is_published(
     assert answer.status_code == 422
     assert says in answer.text
     assert api.get(place).json()["revision"] == 0
+
+
+def test_caps_of_a_tenant_hold_its_policies(api: TestClient) -> None:
+    caps, draft = "/v1/tenants/default/caps", "/v1/tenants/default/policies/web/draft"
+    assert api.get(caps).json() == {
+        "total": None, "ingress": None, "ceil": None, "priority": None, "beyond": "refuse", "version": 0,
+    }  # fmt: skip
+    given = api.put(caps, json={"total": "50Mbit"}, headers={"If-None-Match": "*"})
+    assert (given.json()["total"], given.headers["ETag"]) == ("50Mbit", f'"{given.json()["version"]}"')
+    refused = api.put(draft, json={"document": POLICY})
+    assert (refused.status_code, refused.json()["type"]) == (422, "urn:podlane:problem:invalid")
+    assert "50Mbit at most" in refused.json()["detail"]
+
+    api.put(caps, json={"total": "50Mbit", "beyond": "clamp"})
+    [would] = api.put(draft, json={"document": POLICY}, params={"dry-run": "true"}).json()["events"]
+    drafted = api.put(draft, json={"document": POLICY}).json()
+    assert drafted["draft"]["document"] == would["data"]["document"]
+    assert drafted["clamped"] == would["data"]["clamped"]
+    assert "total is 50Mbit instead of 100Mbit" in drafted["clamped"][0]
+    assert api.put(caps, json={"total": "much"}).status_code == 422
+    assert api.put(caps, json={}).json()["beyond"] == "refuse"

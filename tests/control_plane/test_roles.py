@@ -30,6 +30,7 @@ BODIES = {
     "POST /v1/try-connection": {"document": POLICY, "connection": {"port": 443}},
     "PUT /v1/tenants/{tenant}": {"title": "x"},
     "PUT /v1/tenants/{tenant}/quota": {"agents": 5},
+    "PUT /v1/tenants/{tenant}/caps": {"total": "1Gbit"},
     "POST /v1/tenants/{tenant}/tokens": {"role": "viewer"},
     "PUT /v1/tenants/{tenant}/grants/{group}": {"role": "viewer"},
     "PUT /v1/tenants/{tenant}/policies/{policy}/draft": {"document": POLICY},

@@ -29,6 +29,7 @@ from control_plane.domain.rollout import RolloutPlan, RolloutState
 from control_plane.domain.tenant import Policy, Tenant, fold
 from traffic_policy.errors import PolicyError
 from traffic_policy.policy_file import policy_from_document
+from traffic_policy.units import Rate
 
 WRONG = {"total": "100Mbit", "classes": [{"name": "web", "rate": "200Mbit", "match": [{"port": [443]}]}]}
 GOOD = CheckedPolicy.from_document(POLICY)
@@ -355,3 +356,51 @@ def test_policies_that_agents_could_not_be_sent_are_not_published() -> None:
     assert len(tenant.policies) == 21
     do(c.RemovePolicy("p0"), c.PublishPolicy("p20"))
     assert tenant.policies["p20"].in_force is not None
+
+
+def test_what_is_beyond_the_caps_is_refused_or_lowered_and_told() -> None:
+    tenant = a_tenant()
+
+    def do(command: c.Command) -> tuple[Event, ...]:
+        events = decide(tenant, command, NOW)
+        for event in events:
+            tenant.apply(decode(*encode(event)))
+        return events
+
+    do(c.DraftPolicy("old", GOOD))
+    do(c.SetCaps({"total": "50Mbit", "priority": 3}))
+    with pytest.raises(InvalidError, match=r"total is 100Mbit: 50Mbit at most.*podlane tenants caps shop"):
+        do(c.DraftPolicy("web", GOOD))
+    with pytest.raises(InvalidError, match="beyond the caps"):
+        do(c.PublishPolicy("old"))
+
+    do(c.SetCaps({"total": "50Mbit", "priority": 3}, clamp=True))
+    [drafted] = do(c.DraftPolicy("web", GOOD))
+    assert policy_from_document(drafted.document).total == Rate.parse("50Mbit")
+    assert "total is 50Mbit instead of 100Mbit, by the caps of the tenant shop." in drafted.clamped
+    assert do(c.DraftPolicy("web", GOOD)) == (), "it is like this already"
+    do(c.PublishPolicy("web"))
+    assert tenant.policies["web"].in_force.clamped == drafted.clamped
+
+    do(c.SetCaps({"total": "20Mbit"}, clamp=True))
+    assert tenant.policies["web"].in_force.document["total"] == "50Mbit", "what is in force stays"
+    do(c.SetCaps({}))
+    assert do(c.SetCaps({}, clamp=True)) == ()
+    [drafted] = do(c.DraftPolicy("web", GOOD))
+    assert (drafted.document, drafted.clamped) == (GOOD.document, [])
+
+
+@pytest.mark.parametrize("caps", [{"total": "a lot"}, {"ceil": "1bit"}, {"priority": 8}, {"priority": -1}])
+def test_caps_that_make_no_sense_are_refused(caps: dict[str, object]) -> None:
+    with pytest.raises(InvalidError, match="Write"):
+        decide(a_tenant(), c.SetCaps(caps), NOW)
+
+
+def test_a_policy_of_which_caps_leave_too_little_is_refused() -> None:
+    tenant = a_tenant()
+    for event in decide(tenant, c.SetCaps({"total": "8kbit"}, clamp=True), NOW):
+        tenant.apply(event)
+    classes = [{"name": f"c{port}", "rate": "1Mbit", "match": [{"port": [port]}]} for port in range(1, 4)]
+    many = CheckedPolicy.from_document({"total": "10Mbit", "classes": classes})
+    with pytest.raises(InvalidError, match="cannot be kept within the caps"):
+        decide(tenant, c.DraftPolicy("web", many), NOW)

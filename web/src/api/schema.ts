@@ -467,6 +467,30 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/tenants/{tenant}/caps": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Caps
+         * @description The most that policies of the tenant may say.
+         */
+        get: operations["get_caps_v1_tenants__tenant__caps_get"];
+        /**
+         * Put Caps
+         * @description They count for what is drafted and published from now on: what is in force stays as it is.
+         */
+        put: operations["put_caps_v1_tenants__tenant__caps_put"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tenants/{tenant}/clusters": {
         parameters: {
             query?: never;
@@ -1495,6 +1519,49 @@ export interface components {
             tenant: string | null;
             /** Token */
             token: string | null;
+        };
+        /**
+         * CapsDocument
+         * @description ``version`` 0: there never were any.
+         */
+        CapsDocument: {
+            /**
+             * Beyond
+             * @default refuse
+             * @enum {string}
+             */
+            beyond: "refuse" | "clamp";
+            /** Ceil */
+            ceil?: string | null;
+            /** Ingress */
+            ingress?: string | null;
+            /** Priority */
+            priority?: number | null;
+            /** Total */
+            total?: string | null;
+            /** Version */
+            version: number;
+        };
+        /**
+         * CapsWish
+         * @description The most that a policy may say; null: anything. Rates are texts, as ``1Gbit``. ``beyond``: a policy that says
+         *     more is refused, or lowered (``clamp``).
+         */
+        CapsWish: {
+            /**
+             * Beyond
+             * @default refuse
+             * @enum {string}
+             */
+            beyond: "refuse" | "clamp";
+            /** Ceil */
+            ceil?: string | null;
+            /** Ingress */
+            ingress?: string | null;
+            /** Priority */
+            priority?: number | null;
+            /** Total */
+            total?: string | null;
         };
         /**
          * ChannelDocument
@@ -2587,9 +2654,12 @@ export interface components {
          * @description ``revision`` is the number of the newest, 0 before the first.
          *
          *     ``in_force`` is the content of the newest that was neither taken back nor removed; while ``rollout`` is running or
-         *     paused, agents that it has not reached have the one before.
+         *     paused, agents that it has not reached have the one before. ``clamped``: what the tenant's caps have lowered in the
+         *     draft, or, without one, in what is in force; null in lists.
          */
         PolicyDocument: {
+            /** Clamped */
+            clamped?: string[] | null;
             draft: components["schemas"]["ContentDocument"] | null;
             in_force: components["schemas"]["ContentDocument"] | null;
             /** Name */
@@ -6282,6 +6352,218 @@ export interface operations {
             };
             /** @description A problem */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get_caps_v1_tenants__tenant__caps_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CapsDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    put_caps_v1_tenants__tenant__caps_put: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CapsWish"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CapsDocument"] | components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
                 headers: {
                     [name: string]: unknown;
                 };
