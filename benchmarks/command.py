@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -21,6 +21,17 @@ FOLDER: Final = Path(__file__).parent / "results"
 def names(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
     """Read ``a,b``; a callback of click's."""
     return tuple(name.strip() for name in (value or "").split(",") if name.strip())
+
+
+def output_option(command: Any) -> Any:
+    """``--output``, for a command whose results are in the folder of its name."""
+    name = command.__name__
+    return click.option(
+        "--output",
+        metavar="DIR",
+        type=click.Path(path_type=Path, file_okay=False),
+        help=f"Where results are written.  [default: benchmarks/results/{name}, with --quick its folder quick]",
+    )(command)
 
 
 def make_folder(output: Path) -> None:

@@ -14,7 +14,7 @@ from benchmarks.abuse.figures import SUBJECTS, Size, broken, document
 from benchmarks.abuse.run import Plan, Runner
 from benchmarks.abuse.scenarios import SCENARIOS
 from benchmarks.analysis import Analysis
-from benchmarks.command import FOLDER, end_tidily, make_folder, names, placement
+from benchmarks.command import FOLDER, end_tidily, make_folder, names, output_option, placement
 from benchmarks.errors import BenchmarkError
 from benchmarks.measured import measuring
 from benchmarks.report import JSON
@@ -45,12 +45,7 @@ Scenarios:
     "--rate", type=click.FloatRange(1, 5000), help=f"Honest requests per second meanwhile.  [default: {_RATE:g}]"
 )
 @click.option("--scale", type=click.FloatRange(0.001, 10), help="All counts times this.  [default: 1]")
-@click.option(
-    "--output",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where results are written.  [default: benchmarks/results/abuse, with --quick its folder quick]",
-)
+@output_option
 @click.option("--strict", is_flag=True, help="Exit status 1 when a promise is not kept.")
 def abuse(
     chosen: tuple[str, ...],

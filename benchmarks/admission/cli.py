@@ -13,7 +13,7 @@ from benchmarks import machine
 from benchmarks.admission.figures import LOADS, Load, choose, collapses, document
 from benchmarks.admission.run import Plan, Runner
 from benchmarks.analysis import Analysis
-from benchmarks.command import FOLDER, end_tidily, make_folder, names, placement
+from benchmarks.command import FOLDER, end_tidily, make_folder, names, output_option, placement
 from benchmarks.errors import BenchmarkError
 from benchmarks.measured import measuring
 from benchmarks.report import JSON
@@ -42,12 +42,7 @@ Loads:
 )
 @click.option("--precedence", is_flag=True, help="Run before all other programs, on a machine that is shared (root).")
 @click.option("--loads", metavar="A,B", callback=names, help="Only these.")
-@click.option(
-    "--output",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where results are written.  [default: benchmarks/results/admission, with --quick its folder quick]",
-)
+@output_option
 def admission(
     quick: bool,
     rounds: int | None,

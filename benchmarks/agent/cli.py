@@ -13,7 +13,7 @@ from benchmarks import machine
 from benchmarks.agent.figures import AGENT, collapses, document
 from benchmarks.agent.run import Plan, Runner
 from benchmarks.analysis import Analysis
-from benchmarks.command import FOLDER, end_tidily, make_folder, placement
+from benchmarks.command import FOLDER, end_tidily, make_folder, output_option, placement
 from benchmarks.errors import BenchmarkError
 from benchmarks.measured import measuring
 from benchmarks.report import JSON
@@ -36,12 +36,7 @@ _QUICK: Final = Plan(1, 12, 2.0, 8, 4.0)
     "--rate", type=click.FloatRange(0.1, 100), help=f"Namespaces per second that come.  [default: {_FULL.rate:g}]"
 )
 @click.option("--datapath", type=choice(AgentDatapath), default="auto", help="Of the agent.  [default: auto]")
-@click.option(
-    "--output",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where results are written.  [default: benchmarks/results/agent, with --quick its folder quick]",
-)
+@output_option
 def agent(
     quick: bool,
     rounds: int | None,

@@ -11,7 +11,7 @@ from typing import Final
 import click
 
 from benchmarks import machine
-from benchmarks.command import FOLDER, end_tidily, make_folder, names, placement, tell
+from benchmarks.command import FOLDER, end_tidily, make_folder, names, output_option, placement, tell
 from benchmarks.errors import BenchmarkError
 from benchmarks.features.catalogue import FEATURES, choose, plan
 from benchmarks.features.report import BEGIN, END, PLOT, document, write
@@ -37,12 +37,7 @@ Features:
 @click.option("--rounds", type=click.IntRange(1, 100), help=f"How often off and on take turns.  [default: {_ROUNDS}]")
 @click.option("--seconds", type=click.IntRange(1, 60), help=f"Length of a measurement.  [default: {_SECONDS}]")
 @click.option("--only", metavar="A,B", callback=names, help="Only these features.")
-@click.option(
-    "--output",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where results are written.  [default: benchmarks/results/features, with --quick its folder quick]",
-)
+@output_option
 @click.option("--draw", is_flag=True, help="Measure nothing: write the table and the plot of the last run again.")
 @click.option("--publish", is_flag=True, help="Measure nothing: put the last run's table into the page of benchmarks.")
 def features(

@@ -10,7 +10,7 @@ import click
 
 from benchmarks import machine
 from benchmarks.analysis import Analysis
-from benchmarks.command import FOLDER, end_tidily, halves, make_folder, tell
+from benchmarks.command import FOLDER, end_tidily, halves, make_folder, output_option, tell
 from benchmarks.errors import BenchmarkError
 from benchmarks.fleet.figures import FLEET, POSTGRESQL, SQLITE, collapses, document
 from benchmarks.fleet.run import Cpus, Plan, Runner
@@ -46,12 +46,7 @@ END: Final = "<!-- fleet: end -->"
     show_default=True,
     help="Of the control plane with agents. Commands are measured on both.",
 )
-@click.option(
-    "--output",
-    metavar="DIR",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where results are written.  [default: benchmarks/results/fleet, with --quick its folder quick]",
-)
+@output_option
 @click.option("--draw", is_flag=True, help="Measure nothing: write the table and the plot of the last run again.")
 @click.option("--publish", is_flag=True, help="Measure nothing: put the last run into the page of benchmarks.")
 def fleet(

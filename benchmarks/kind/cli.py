@@ -11,7 +11,7 @@ import click
 
 from benchmarks import machine
 from benchmarks.analysis import Analysis
-from benchmarks.command import FOLDER, end_tidily, make_folder, names, tell
+from benchmarks.command import FOLDER, end_tidily, make_folder, names, output_option, tell
 from benchmarks.errors import BenchmarkError
 from benchmarks.kind import figures, variants
 from benchmarks.kind.cluster import Api, Cluster
@@ -68,10 +68,7 @@ Measures:
     "--image", metavar="IMAGE", default=_APPLICATION, show_default=True,
     help="What client and server run: with iperf3, nginx, python3 and wrk, as tests/kind/application makes it.",
 )  # fmt: skip
-@click.option(
-    "--output", metavar="DIR", type=click.Path(path_type=Path, file_okay=False),
-    help="Where results are written.  [default: benchmarks/results/kind, with --quick its folder quick]",
-)  # fmt: skip
+@output_option
 @click.option("--draw", is_flag=True, help="Measure nothing: write the table and the plot of the last run again.")
 @click.option("--publish", is_flag=True, help="Measure nothing: put the last run into the page of benchmarks.")
 def kind(

