@@ -268,3 +268,32 @@ def test_live_leads_from_the_fleet_to_a_pod_that_says_why_it_waits(stage: Stage,
     expect(where.get_by_text("levels-7d9f-0")).to_have_attribute("aria-current", "page")
     where.get_by_role("link", name="east").click()
     page.wait_for_url("**/live?policy=levels&cluster=east")
+
+
+def test_an_administrator_sees_what_a_viewer_sees_and_ends_it(stage: Stage, new_page: NewPage) -> None:
+    stage.api.publish("viewed", POLICY)
+    page = new_page()
+    page.goto(f"{stage.url}/t/default/roles")
+    page.get_by_role("button", name="See this tenant as: Viewer").click()
+    expect(page.get_by_text("You see default as: Viewer")).to_be_visible()
+    editor(page, stage, "viewed")
+    expect(page.get_by_text("Your role here is Viewer. This needs Lane editor")).to_be_visible()
+    expect(page.get_by_role("button", name="Save draft")).to_have_count(0)
+    page.get_by_role("button", name="End preview").click()
+    page.wait_for_url("**/t/default/roles")
+    editor(page, stage, "viewed")
+    expect(page.get_by_role("button", name="Save draft")).to_be_visible()
+
+
+def test_a_quota_is_set_and_refuses_what_is_beyond(stage: Stage, new_page: NewPage) -> None:
+    stage.api.ask("PUT", "/v1/tenants/small", {"title": "a small one"})
+    page = new_page()
+    page.goto(f"{stage.url}/t/small/roles")
+    page.get_by_role("button", name="Quota of small").click()
+    page.get_by_role("dialog").get_by_label("Policies").fill("0")
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    expect(page.get_by_role("row").filter(has_text="small")).to_contain_text("0 of 0")
+    place = "/v1/tenants/small/policies/first/draft"
+    answer = stage.api.http.put(place, json={"document": POLICY, "selector": {}})
+    assert answer.status_code == 409
+    assert "The quota of the tenant small for policies is 0" in answer.text

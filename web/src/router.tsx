@@ -10,6 +10,7 @@ import {
 } from '@tanstack/react-router';
 import { Problem } from './api/client';
 import { type AgentSort, type AgentState, session, tenants } from './api/queries';
+import { endViewing, viewAsHeader } from './api/viewAs';
 import { Failed, NotFound } from './shell/Failed';
 
 /** Nobody is let in any more: the session is looked at again, and the shell asks to sign in (Ended). */
@@ -228,6 +229,8 @@ async function signedIn(next: string): Promise<void> {
     if (error instanceof Problem && error.status === 401) {
       throw redirect({ to: '/sign-in', search: next === '/' ? {} : { next } });
     }
+    // What could be looked at so a moment ago: a role was taken away, or the tenant closed.
+    if (error instanceof Problem && error.status === 403 && viewAsHeader()) return endViewing();
     throw error;
   }
 }

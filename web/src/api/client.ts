@@ -1,6 +1,7 @@
 /** The control plane's API: typed by its OpenAPI document; every failure is a Problem with a remedy. */
 import createClient, { type Middleware } from 'openapi-fetch';
 import type { components, paths } from './schema';
+import { viewAsHeader } from './viewAs';
 
 export type Schemas = components['schemas'];
 export type PolicyProblem = Schemas['PolicyProblem'];
@@ -40,6 +41,8 @@ export async function problemOf(response: Response): Promise<Problem> {
 
 const middleware: Middleware = {
   onRequest({ request }) {
+    const viewing = viewAsHeader();
+    if (viewing) request.headers.set('Podlane-View-As', viewing);
     if (csrf && request.method !== 'GET') request.headers.set('X-CSRF-Token', csrf);
     return request;
   },

@@ -1,9 +1,12 @@
 import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
 import { useState } from 'react';
-import { api } from '../api/client';
+import { api, type Schemas } from '../api/client';
 import { grants, type Role, session, tenants } from '../api/queries';
+import { viewAs } from '../api/viewAs';
+import { count } from '../parts/format';
 import { useRole, useTenant } from '../parts/hooks';
+import { Dialog } from '../parts/overlays';
 import { Fresh, Page, ProblemNote, ReadOnly, Skeleton } from '../parts/parts';
 import { useTexts } from '../text/language';
 
@@ -12,6 +15,7 @@ const ROLES: Role[] = ['viewer', 'editor', 'operator', 'administrator'];
 export function Tenants() {
   const t = useTexts();
   const p = t.tenantsPage;
+  const tenant = useTenant();
   const { role, may, platform } = useRole();
   return (
     <Page title={t.nav.tenants} sub={<span className="wide">{p.sub}</span>}>
@@ -31,7 +35,22 @@ export function Tenants() {
               {ROLES.map((each) => (
                 <div key={each} style={{ display: 'contents' }}>
                   <dt>{t.roles[each]}</dt>
-                  <dd>{p.roleMeans[each]}</dd>
+                  <dd>
+                    {p.roleMeans[each]}
+                    {may('administrator') && each !== 'administrator' && (
+                      <>
+                        {' '}
+                        <button
+                          type="button"
+                          className="btn small"
+                          aria-label={p.seeAs(t.roles[each])}
+                          onClick={() => viewAs({ tenant, role: each })}
+                        >
+                          {p.see}
+                        </button>
+                      </>
+                    )}
+                  </dd>
                 </div>
               ))}
             </dl>
@@ -183,6 +202,7 @@ function TenantList({ platform }: { platform: boolean }) {
   const p = t.tenantsPage;
   const queries = useQueryClient();
   const list = useQuery(tenants);
+  const [limiting, setLimiting] = useState<Schemas['TenantDocument'] | undefined>();
   const [name, setName] = useState('');
   const [title, setTitle] = useState('');
   const make = useMutation({
@@ -203,7 +223,20 @@ function TenantList({ platform }: { platform: boolean }) {
         <h2>{p.all}</h2>
       </div>
       <Fresh query={list}>
-        <table className="table">
+        <table className="table num">
+          <thead>
+            <tr>
+              <th>{t.policies.name}</th>
+              <th className="wide">{p.makeTitle}</th>
+              <th className="r">{p.agents}</th>
+              <th className="r">{p.policies}</th>
+              {platform && (
+                <th>
+                  <span className="hidden">{p.quota}</span>
+                </th>
+              )}
+            </tr>
+          </thead>
           <tbody>
             {list.data?.items.map((each) => (
               <tr key={each.name}>
@@ -212,11 +245,26 @@ function TenantList({ platform }: { platform: boolean }) {
                     {each.name}
                   </Link>
                 </td>
-                <td>{each.name === 'platform' ? p.platform : each.title}</td>
+                <td className="wide">{each.name === 'platform' ? p.platform : each.title}</td>
+                <Used there={each.agents} most={each.quota.agents ?? null} />
+                <Used there={each.policies} most={each.quota.policies ?? null} />
+                {platform && (
+                  <td className="r">
+                    <button
+                      type="button"
+                      className="btn small"
+                      aria-label={p.quotaOf(each.name)}
+                      onClick={() => setLimiting(each)}
+                    >
+                      {p.quota} …
+                    </button>
+                  </td>
+                )}
               </tr>
             ))}
           </tbody>
         </table>
+        {limiting && <QuotaDialog key={limiting.name} tenant={limiting} close={() => setLimiting(undefined)} />}
       </Fresh>
       {platform && (
         <form
@@ -253,5 +301,78 @@ function TenantList({ platform }: { platform: boolean }) {
         </div>
       )}
     </section>
+  );
+}
+
+/** How much there is, of what there may be. */
+function Used({ there, most }: { there: number; most: number | null }) {
+  const t = useTexts();
+  const full = most !== null && there >= most;
+  return (
+    <td className="r" style={full ? { color: 'var(--warn)' } : undefined}>
+      {most === null ? count(there) : t.tenantsPage.used(count(there), count(most))}
+      {full && <span className="hidden"> {t.tenantsPage.full}</span>}
+    </td>
+  );
+}
+
+function QuotaDialog({ tenant, close }: { tenant: Schemas['TenantDocument']; close: () => void }) {
+  const t = useTexts();
+  const p = t.tenantsPage;
+  const queries = useQueryClient();
+  const [agents, setAgents] = useState(String(tenant.quota.agents ?? ''));
+  const [policies, setPolicies] = useState(String(tenant.quota.policies ?? ''));
+  const number = (text: string) => (text.trim() === '' ? null : Number(text));
+  const limit = useMutation({
+    mutationFn: () =>
+      api.PUT('/v1/tenants/{tenant}/quota', {
+        params: { path: { tenant: tenant.name }, header: { 'if-match': `"${tenant.version}"` } },
+        body: { agents: number(agents), policies: number(policies) },
+      }),
+    onSuccess: async () => {
+      await queries.invalidateQueries({ queryKey: tenants.queryKey });
+      close();
+    },
+  });
+  return (
+    <Dialog title={p.quotaOf(tenant.name)} close={close}>
+      <form
+        className="stack"
+        onSubmit={(event) => {
+          event.preventDefault();
+          limit.mutate();
+        }}
+      >
+        <p className="sub" style={{ margin: 0 }}>
+          {p.quotaMeans}
+        </p>
+        {(
+          [
+            ['quota-agents', p.agents, agents, setAgents],
+            ['quota-policies', p.policies, policies, setPolicies],
+          ] as const
+        ).map(([id, label, value, set]) => (
+          <div className="field" key={id}>
+            <label htmlFor={id}>{label}</label>
+            <input
+              id={id}
+              className="input num"
+              type="number"
+              min={0}
+              max={1_000_000}
+              placeholder={p.unlimited}
+              value={value}
+              onChange={(event) => set(event.target.value)}
+            />
+          </div>
+        ))}
+        {limit.isError && <ProblemNote error={limit.error} />}
+        <div>
+          <button type="submit" className="btn primary" disabled={limit.isPending}>
+            {t.save}
+          </button>
+        </div>
+      </form>
+    </Dialog>
   );
 }

@@ -4,6 +4,7 @@ import {
   IconCheck,
   IconChevronDown,
   IconDots,
+  IconEye,
   IconHelp,
   IconLogout,
   IconMoon,
@@ -14,6 +15,7 @@ import { useQuery } from '@tanstack/react-query';
 import { Link, Outlet, useNavigate } from '@tanstack/react-router';
 import { useCallback, useRef, useState } from 'react';
 import { agentsSummary, firingAlerts, tenants } from '../api/queries';
+import { endViewing, viewAsHeader, viewingAs } from '../api/viewAs';
 import { count } from '../parts/format';
 import { useRole, useTenant } from '../parts/hooks';
 import { Dialog } from '../parts/overlays';
@@ -98,12 +100,29 @@ export function Shell() {
         <Account />
       </header>
       <main id="content" tabIndex={-1}>
+        <Viewing />
         <Outlet />
       </main>
       <Bottom />
       <Palette opened={palette} close={() => setPalette(false)} toggleTheme={toggle} />
       {help && <Help close={() => setHelp(false)} />}
       <Ended />
+    </div>
+  );
+}
+
+/** Says that one sees what another role sees, and ends it. */
+function Viewing() {
+  const t = useTexts();
+  const viewed = viewingAs(viewAsHeader());
+  if (!viewed) return null;
+  return (
+    <div className="note info viewing" role="status">
+      <IconEye size={17} aria-hidden />
+      <p className="grow">{t.viewing.says(viewed.tenant, t.roles[viewed.role])}</p>
+      <button type="button" className="btn small" onClick={endViewing}>
+        {t.viewing.end}
+      </button>
     </div>
   );
 }

@@ -38,6 +38,10 @@ export const en = {
     administrator: 'Administrator',
     none: 'No role',
   },
+  viewing: {
+    says: (tenant: string, role: string) => `You see ${tenant} as: ${role}. Nothing is changed meanwhile.`,
+    end: 'End preview',
+  },
   readOnly: {
     title: 'Read only',
     why: (role: string, needed: string) =>
@@ -409,6 +413,7 @@ export const en = {
     RolloutFinished: 'All agents have it',
     RolloutTakenBack: 'Taken back',
     TenantCreated: 'created the tenant',
+    TenantLimited: 'changed the tenant’s quota',
     TenantRetitled: 'changed the tenant’s title',
     TenantClosed: 'closed the tenant',
     TokenIssued: 'issued a token',
@@ -565,6 +570,16 @@ export const en = {
     role: 'Role',
     grant: 'Give a role',
     take: 'Take it',
+    see: 'See as this',
+    seeAs: (role: string) => `See this tenant as: ${role}`,
+    agents: 'Agents',
+    policies: 'Policies',
+    quota: 'Quota',
+    quotaOf: (tenant: string) => `Quota of ${tenant}`,
+    quotaMeans: 'So many at most. What is there stays. Empty: without a limit.',
+    unlimited: 'no limit',
+    used: (n: string, most: string) => `${n} of ${most}`,
+    full: '(none left)',
     what: 'What each role may do',
     roleMeans: {
       viewer: 'sees everything but secrets',

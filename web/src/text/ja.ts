@@ -34,6 +34,10 @@ export const ja: Texts = {
     role: 'このテナントでのロール',
   },
   roles: { viewer: '閲覧者', editor: 'レーン編集者', operator: '運用者', administrator: '管理者', none: 'ロールなし' },
+  viewing: {
+    says: (tenant, role) => `${tenant} を次のロールで表示しています: ${role}。その間は何も変更されません。`,
+    end: '表示を終える',
+  },
   readOnly: {
     title: '読み取り専用',
     why: (role, needed) =>
@@ -394,6 +398,7 @@ export const ja: Texts = {
     RolloutFinished: 'すべてのエージェントに適用',
     RolloutTakenBack: '取り消し',
     TenantCreated: 'テナントを作成',
+    TenantLimited: 'テナントの割り当てを変更',
     TenantRetitled: 'テナントの表題を変更',
     TenantClosed: 'テナントを閉鎖',
     TokenIssued: 'トークンを発行',
@@ -541,6 +546,16 @@ export const ja: Texts = {
     role: 'ロール',
     grant: 'ロールを付与',
     take: '剥奪',
+    see: 'このロールで見る',
+    seeAs: (role) => `このテナントを次のロールで見る: ${role}`,
+    agents: 'エージェント',
+    policies: 'ポリシー',
+    quota: '割り当て',
+    quotaOf: (tenant) => `${tenant} の割り当て`,
+    quotaMeans: '最大数です。すでにあるものは残ります。空なら無制限です。',
+    unlimited: '無制限',
+    used: (n, most) => `${n} / ${most}`,
+    full: '(残りなし)',
     what: '各ロールでできること',
     roleMeans: {
       viewer: '秘密以外のすべてを見る',
