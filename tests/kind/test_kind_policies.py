@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -86,11 +87,13 @@ def test_a_pod_with_a_sidecar_is_held_to_a_policy_and_follows_it(
     assert pod.is_held(server, SIZE, "video.example.com", "http")
     assert pod.upload(server, SIZE, "other.example.com", "http") > 3 * CEIL
     shop.apply_document(policy("governed", ceil=NEW_CEIL))
+    began = time.monotonic()
     until(
         "the new limit to be in force",
         lambda: pod.lanes()["video"]["ceil_bits_per_second"] == NEW_CEIL * 1_000_000,
         patience=150,  # the kubelet looks at volumes each minute (syncFrequency), and with a jitter
     )
+    print(f"in force after {time.monotonic() - began:.1f} s")
     assert pod.is_held(server, 3 * SIZE, "video.example.com", "http", ceil=NEW_CEIL)
     until("the change to be programmed", lambda: is_programmed(shop, "governed", 2), patience=60)
     shop("delete", "trafficpolicy", "governed")
