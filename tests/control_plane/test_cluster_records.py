@@ -6,7 +6,8 @@ import json
 import urllib.request
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from test_command import Client, Running, control_plane
 from cluster_operator import fleet_records
 from cluster_operator.fleet_client import FleetPlane
 from cluster_operator.fleet_records import FleetRecords
+from cluster_operator.fleet_wish import prefix_of
 from traffic_policy.cluster.kinds import TRAFFIC_POLICY
 from traffic_policy.cluster.objects import PolicyObject
 
 PATIENCE = 30.0
+_numbers = count(1)
 
 
 def policy(name: str, generation: int = 1, total: str = "100Mbit", **spec: Any) -> PolicyObject:
@@ -61,13 +64,16 @@ class Plane:
     token: Path
     reads: str
     """A token that stays good."""
+    cluster: str
+    """Of this test alone."""
 
     def policies(self) -> dict[str, dict[str, Any]]:
-        """By their names."""
+        """Records of the cluster, by their names."""
         headers = {"Authorization": f"Bearer {self.reads}"}
         asked = urllib.request.Request(f"{self.running.url}/v1/tenants/default/policies?limit=1000", headers=headers)
         with urllib.request.urlopen(asked) as answer:
-            return {each["name"]: each for each in json.load(answer)["items"]}
+            found = {each["name"]: each for each in json.load(answer)["items"]}
+        return {name: each for name, each in found.items() if name.startswith(prefix_of(self.cluster))}
 
     async def until(self, what: str, ask: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
         with trio.fail_after(PATIENCE):
@@ -77,21 +83,30 @@ class Plane:
         return found
 
     @asynccontextmanager
-    async def operator(self, url: str = "", cluster: str = "east") -> AsyncIterator[Operator]:
-        made = Operator(FleetRecords(FleetPlane(url or self.running.url, self.token, None), cluster))
+    async def operator(self, url: str = "", cluster: str = "") -> AsyncIterator[Operator]:
+        made = Operator(FleetRecords(FleetPlane(url or self.running.url, self.token, None), cluster or self.cluster))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(made.records.run, made.stir)
             yield made
             nursery.cancel_scope.cancel()
 
 
-@pytest.fixture
-def plane(tmp_path: Path) -> Iterator[Plane]:
-    client, token = Client(tmp_path), tmp_path / "token"
-    with control_plane(tmp_path) as running:
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Running, Client, str]]:
+    """A control plane, a client that is logged in, and a token of an operator."""
+    folder = tmp_path_factory.mktemp("plane")
+    client = Client(folder)
+    with control_plane(folder) as running:
         client.run("login", running.url, given=running.token)
-        token.write_text(client.run("tokens", "create", "--role", "operator", "--title", "cluster east").stdout)
-        yield Plane(running, client, token, token.read_text().strip())
+        made = client.run("tokens", "create", "--role", "operator", "--title", "clusters")
+        yield running, client, made.stdout.strip()
+
+
+@pytest.fixture
+def plane(running: tuple[Running, Client, str], tmp_path: Path) -> Plane:
+    found, client, token = running
+    (tmp_path / "token").write_text(token)
+    return Plane(found, client, tmp_path / "token", token, f"east-{next(_numbers)}")
 
 
 @pytest.mark.trio
@@ -102,7 +117,7 @@ async def test_a_change_is_a_revision_and_the_audit_log_has_who(plane: Plane) ->
         [(name, found)] = plane.policies().items()
         assert message == f"It is revision 1 of {name} in {plane.running.url}."
         assert found["in_force"]["selector"] == {"app": "web", "podlane.io/namespace": "shop"}
-        assert found["in_force"]["nodes"] == {"podlane.io/cluster": "east"}
+        assert found["in_force"]["nodes"] == {"podlane.io/cluster": plane.cluster}
         operator.want(policy("web", 2, "50Mbit"))
         await operator.until("web", "Recorded", 2)
         assert plane.policies()[name]["in_force"]["document"]["total"] == "50Mbit"
@@ -110,8 +125,8 @@ async def test_a_change_is_a_revision_and_the_audit_log_has_who(plane: Plane) ->
         operator.want(policy("web", 3, "50Mbit", priority=7))
         await operator.until("web", "Recorded", 2)
     log = plane.client.run("audit", "export").stdout
-    assert "source: kubernetes, cluster east: TrafficPolicy shop/web, generation 2, by kubectl" in log
-    assert log.count("PolicyPublished") == 2
+    assert f"source: kubernetes, cluster {plane.cluster}: TrafficPolicy shop/web, generation 2, by kubectl" in log
+    assert f"cluster {plane.cluster}: TrafficPolicy shop/web, generation 3" not in log
 
 
 @pytest.mark.trio
@@ -134,12 +149,10 @@ async def test_the_next_operator_writes_nothing_again_and_puts_right_what_was_ch
 @pytest.mark.trio
 async def test_what_is_gone_is_removed_and_nothing_of_others(plane: Plane, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fleet_records, "_GONE_S", 0.5)
-    file = plane.token.with_name("own.yaml")
-    file.write_text("total: 7Mbit")
-    plane.client.run("policy", "apply", "own", "-f", str(file))
-    async with plane.operator(cluster="west") as west:
-        west.want(policy("web"))
-        await west.until("web", "Recorded")
+    other = replace(plane, cluster=f"{plane.cluster}-2")
+    async with other.operator() as neighbour:
+        neighbour.want(policy("web"))
+        await neighbour.until("web", "Recorded")
     async with plane.operator() as operator:
         operator.want(policy("web"), policy("mail"))
         await operator.until("mail", "Recorded")
@@ -154,7 +167,7 @@ async def test_what_is_gone_is_removed_and_nothing_of_others(plane: Plane, monke
         operator.want(policy("web"), policy("mail"))
         await operator.until("mail", "Recorded", 2)
     assert all(each["in_force"] for each in plane.policies().values())
-    assert len(plane.policies()) == 4
+    assert [each["in_force"] is not None for each in other.policies().values()] == [True]
 
 
 @pytest.mark.trio
