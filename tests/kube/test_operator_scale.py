@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,23 +66,24 @@ class Crowd:
         self.spaces = [
             self.cluster.namespace({"podlane.io/mode": "agent"}).namespace for _ in range(self.size.namespaces)
         ]
-        with ThreadPoolExecutor(CREATORS) as pool:
-            list(pool.map(self._fill_space, self.spaces))
+        with ThreadPoolExecutor(CREATORS) as pool, ExitStack() as stack:
+            # Made here: each writes the same file of a certificate.
+            connections = [stack.enter_context(connection(self.cluster)) for _ in self.spaces]
+            list(pool.map(self._fill_space, self.spaces, connections))
 
-    def _fill_space(self, space: str) -> None:
-        with connection(self.cluster) as rest:
-            for i in range(self.size.policies):
-                place = f"/apis/{API}/namespaces/{space}/trafficpolicies"
-                spec = {
-                    "podSelector": {"matchLabels": {"app": f"app-{i}"}},
-                    "classes": [lane("mail"), lane("web", port=80)],
-                }
-                made = ask(rest, "POST", place, traffic_policy(f"p{i}", **spec))
-                self.policies[f"{place}/p{i}"] = made
-                self.pods[f"{place}/p{i}"] = [
-                    ask(rest, "POST", f"/api/v1/namespaces/{space}/pods", pod(f"app-{i}", n))["metadata"]["uid"]
-                    for n in range(self.size.pods)
-                ]
+    def _fill_space(self, space: str, rest: Rest) -> None:
+        for i in range(self.size.policies):
+            place = f"/apis/{API}/namespaces/{space}/trafficpolicies"
+            spec = {
+                "podSelector": {"matchLabels": {"app": f"app-{i}"}},
+                "classes": [lane("mail"), lane("web", port=80)],
+            }
+            made = ask(rest, "POST", place, traffic_policy(f"p{i}", **spec))
+            self.policies[f"{place}/p{i}"] = made
+            self.pods[f"{place}/p{i}"] = [
+                ask(rest, "POST", f"/api/v1/namespaces/{space}/pods", pod(f"app-{i}", n))["metadata"]["uid"]
+                for n in range(self.size.pods)
+            ]
 
     def report(self, *changed: str) -> None:
         """As the agents do: those of which a Pod's policy is one of these; without any, all."""
@@ -126,7 +127,7 @@ class Crowd:
     def remove(self) -> None:
         for space in self.spaces:
             self.cluster.kubectl("delete", "namespace", space, "--wait=false")
-        self.cluster.kubectl("delete", "treport", *(f"crowd-{n}" for n in range(self.size.nodes)))
+        self.cluster.kubectl("delete", "treport", "--ignore-not-found", *(f"crowd-{n}" for n in range(self.size.nodes)))
 
 
 def pod(app: str, number: int) -> dict[str, Any]:
