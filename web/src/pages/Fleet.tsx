@@ -1,14 +1,15 @@
 import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
 import { getRouteApi } from '@tanstack/react-router';
-import { useEffect, useState } from 'react';
+import { lazy, Suspense, useEffect, useState } from 'react';
 import { type AgentSort, type AgentState, agents, agentsSummary } from '../api/queries';
 import { count } from '../parts/format';
 import { useSettled, useTenant } from '../parts/hooks';
 import { Fresh, Page, Skeleton } from '../parts/parts';
 import { useTexts } from '../text/language';
-import { AgentDrawer } from './fleet/AgentDrawer';
 import { AgentRows } from './fleet/AgentRows';
 import { Heat } from './fleet/Heat';
+
+const AgentDrawer = lazy(() => import('./fleet/AgentDrawer').then((found) => ({ default: found.AgentDrawer })));
 
 const route = getRouteApi('/t/$tenant/fleet');
 export const STATES: AgentState[] = ['in-sync', 'behind', 'failed', 'away'];
@@ -141,7 +142,9 @@ export function Fleet() {
         </section>
       )}
       {agent && (
-        <AgentDrawer name={agent} close={() => void navigate({ search: (now) => ({ ...now, agent: undefined }) })} />
+        <Suspense fallback={null}>
+          <AgentDrawer name={agent} close={() => void navigate({ search: (now) => ({ ...now, agent: undefined }) })} />
+        </Suspense>
       )}
     </Page>
   );

@@ -22,6 +22,9 @@ import { lanesOf, type PolicyDoc } from './policy/model';
 const route = getRouteApi('/t/$tenant/live');
 const FIELDS = ['bytes', 'dropped', 'overlimits', 'backlog', 'workloads', 'rate', 'ceil'];
 
+/** Pixels of a row of the table. */
+const ROW = 34;
+
 export function Live() {
   const { cluster, node, pod } = route.useSearch();
   // One agent knows its Pods, whatever their policies are.
@@ -215,10 +218,10 @@ function Watched({ policy, names, order }: { policy: string; names: string[]; or
               <div className="panel-head">
                 <h2>{l.together}</h2>
                 <div className="legend right">
-                  {shown?.lanes.map(({ drawn }) => (
-                    <span key={drawn.name}>
-                      <i className="dot" style={{ background: drawn.color }} />
-                      {drawn.name}
+                  {(shown?.lanes.map(({ drawn }) => drawn.name) ?? order).map((name) => (
+                    <span key={name}>
+                      <i className="dot" style={{ background: laneColor(order.indexOf(name)) }} />
+                      {name}
                     </span>
                   ))}
                 </div>
@@ -274,7 +277,13 @@ function Watched({ policy, names, order }: { policy: string; names: string[]; or
                   ))}
               </div>
             </section>
-            <LanesTable stands={stands} color={shown?.color ?? (() => 'var(--n)')} />
+            {shown ? (
+              <LanesTable stands={stands} color={shown.color} />
+            ) : (
+              <section className="panel">
+                <Skeleton width="100%" height={ROW * (order.length + 1)} />
+              </section>
+            )}
             {cluster ? <AgentsBelow cluster={cluster} /> : <ClustersBelow />}
           </div>
           <Waiting stands={shown ? stands : undefined} color={shown?.color ?? (() => 'var(--n)')} />

@@ -1,14 +1,12 @@
 import { useQuery, useQueryClient } from '@tanstack/react-query';
-import { useEffect, useRef } from 'react';
-import { Problem, setCsrfToken } from '../api/client';
+import { lazy, Suspense, useEffect, useRef } from 'react';
+import { Problem } from '../api/client';
 import { session } from '../api/queries';
-import { Dialog } from '../parts/overlays';
-import { useTexts } from '../text/language';
-import { SignInForm } from './SignInForm';
+
+const SignInAgain = lazy(() => import('./SignInAgain').then((found) => ({ default: found.SignInAgain })));
 
 /** Asks to sign in again, over the page, when the session has ended: what is written in the page stays. */
 export function Ended() {
-  const t = useTexts();
   const queries = useQueryClient();
   const { error } = useQuery(session);
   const ended = error instanceof Problem && error.status === 401;
@@ -19,20 +17,5 @@ export function Ended() {
       void queries.invalidateQueries({ predicate: (each) => each.queryKey[0] !== 'session' });
     before.current = ended;
   }, [ended, queries]);
-  if (!ended) return null;
-  return (
-    <Dialog title={t.signIn.ended}>
-      <div className="stack signin-again">
-        <p style={{ margin: 0 }}>{t.signIn.endedMeans}</p>
-        <SignInForm
-          next="/"
-          beside
-          begun={(found) => {
-            setCsrfToken(found.csrf_token);
-            queries.setQueryData(session.queryKey, found);
-          }}
-        />
-      </div>
-    </Dialog>
-  );
+  return <Suspense fallback={null}>{ended && <SignInAgain />}</Suspense>;
 }

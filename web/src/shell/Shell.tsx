@@ -13,19 +13,21 @@ import {
 } from '@tabler/icons-react';
 import { useQuery } from '@tanstack/react-query';
 import { Link, Outlet, useNavigate } from '@tanstack/react-router';
-import { useCallback, useRef, useState } from 'react';
+import { lazy, Suspense, useCallback, useRef, useState } from 'react';
 import { agentsSummary, firingAlerts, tenants } from '../api/queries';
 import { endViewing, viewAsHeader, viewingAs } from '../api/viewAs';
 import { count } from '../parts/format';
 import { useRole, useTenant } from '../parts/hooks';
-import { Dialog } from '../parts/overlays';
 import { Logo } from '../parts/parts';
 import { LANGUAGES, type Language, useLanguage, useTexts } from '../text/language';
 import { Ended } from './Ended';
 import { moveFocus, useKeys } from './keys';
-import { Palette } from './Palette';
 import { PAGES } from './pages';
 import { signOut } from './signOut';
+
+// What lies over a page is loaded when it is first asked for: no page needs it to be there.
+const Palette = lazy(() => import('./Palette').then((found) => ({ default: found.Palette })));
+const Help = lazy(() => import('./Help').then((found) => ({ default: found.Help })));
 
 /** Milliseconds in which the letter after `g` must come. */
 const SOON = 1500;
@@ -104,8 +106,10 @@ export function Shell() {
         <Outlet />
       </main>
       <Bottom />
-      <Palette opened={palette} close={() => setPalette(false)} toggleTheme={toggle} />
-      {help && <Help close={() => setHelp(false)} />}
+      <Suspense fallback={null}>
+        {palette && <Palette opened close={() => setPalette(false)} toggleTheme={toggle} />}
+        {help && <Help close={() => setHelp(false)} />}
+      </Suspense>
       <Ended />
     </div>
   );
@@ -307,32 +311,6 @@ function Account() {
 function initials(author: string): string {
   const words = author.split(/[^\p{L}\p{N}]+/u).filter(Boolean);
   return ((words[0]?.[0] ?? '?') + (words[1]?.[0] ?? '')).toUpperCase();
-}
-
-function Help({ close }: { close: () => void }) {
-  const t = useTexts();
-  const keys: [string, string][] = [
-    ['Ctrl K', t.keys.palette],
-    ['j  k', t.keys.move],
-    ['p', t.keys.pause],
-    ['t', t.keys.theme],
-    ['?', t.keys.help],
-    ...PAGES.map((page): [string, string] => [`g ${page.key}`, t.nav[page.name]]),
-  ];
-  return (
-    <Dialog title={t.keys.title} close={close}>
-      <dl className="facts" style={{ gridTemplateColumns: '80px 1fr' }}>
-        {keys.map(([key, told]) => (
-          <div key={key} style={{ display: 'contents' }}>
-            <dt>
-              <kbd>{key}</kbd>
-            </dt>
-            <dd>{told}</dd>
-          </div>
-        ))}
-      </dl>
-    </Dialog>
-  );
 }
 
 const isStart = (path: string) => path === '/t/$tenant';
