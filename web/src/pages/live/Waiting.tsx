@@ -2,9 +2,8 @@ import { bytes, rate } from '../../parts/format';
 import { useTexts } from '../../text/language';
 import type { Stand } from './why';
 
-/** Lanes that wait: those that do most of it first. */
-export const waitingOf = (stands: Stand[]) =>
-  stands.filter((stand) => stand.why !== 'fine').sort((a, b) => b.waits - a.waits);
+/** In the order of the policy: sorted by how much they wait they would change places every second. */
+export const waitingOf = (stands: Stand[]) => stands.filter((stand) => stand.why !== 'fine');
 
 /** Who is waiting, and why, in a sentence each. Undefined: not known yet. */
 export function Waiting({ stands, color }: { stands: Stand[] | undefined; color: (name: string) => string }) {
