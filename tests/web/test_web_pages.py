@@ -274,7 +274,7 @@ def test_an_administrator_sees_what_a_viewer_sees_and_ends_it(stage: Stage, new_
     stage.api.publish("viewed", POLICY)
     page = new_page()
     page.goto(f"{stage.url}/t/default/roles")
-    page.get_by_role("button", name="See this tenant as: Viewer").click()
+    page.get_by_role("button", name="See as this: Viewer").click()
     expect(page.get_by_text("You see default as: Viewer")).to_be_visible()
     editor(page, stage, "viewed")
     expect(page.get_by_text("Your role here is Viewer. This needs Lane editor")).to_be_visible()

@@ -571,7 +571,7 @@ export const en = {
     grant: 'Give a role',
     take: 'Take it',
     see: 'See as this',
-    seeAs: (role: string) => `See this tenant as: ${role}`,
+    seeAs: (role: string) => `See as this: ${role}`,
     agents: 'Agents',
     policies: 'Policies',
     quota: 'Quota',

@@ -547,7 +547,7 @@ export const ja: Texts = {
     grant: 'ロールを付与',
     take: '剥奪',
     see: 'このロールで見る',
-    seeAs: (role) => `このテナントを次のロールで見る: ${role}`,
+    seeAs: (role) => `このロールで見る: ${role}`,
     agents: 'エージェント',
     policies: 'ポリシー',
     quota: '割り当て',

@@ -59,6 +59,7 @@ export function OfNode({ cluster, node }: { cluster: string; node: string }) {
         <BelowTable
           title={l.pods}
           name={t.workloads.pod}
+          state={t.workloads.policy}
           nothing={t.workloads.noneTold}
           rows={window?.rows.map((each) => ({
             key: each.workload,
@@ -68,7 +69,6 @@ export function OfNode({ cluster, node }: { cluster: string; node: string }) {
               </To>
             ),
             state: each.policy || t.workloads.own,
-            pods: 1,
             bytes: each.bytes,
             throttled: each.throttled,
             dropped: each.dropped,

@@ -64,7 +64,8 @@ interface Below {
   key: string;
   name: ReactNode;
   state?: ReactNode;
-  pods: number;
+  /** Left out: it is one itself. */
+  pods?: number;
   bytes: number;
   throttled: number;
   dropped: number;
@@ -74,6 +75,8 @@ interface Below {
 export function BelowTable(given: {
   title: string;
   name: string;
+  /** What `state` of the rows is, if they have one. */
+  state?: string;
   rows: Below[] | undefined;
   nothing: string;
   more?: number;
@@ -97,8 +100,8 @@ export function BelowTable(given: {
           <thead>
             <tr>
               <th>{given.name}</th>
-              <th className="wide">{t.fleet.state}</th>
-              <th className="r wide">{l.pods}</th>
+              {given.state && <th className="wide">{given.state}</th>}
+              {given.rows[0]?.pods !== undefined && <th className="r wide">{l.pods}</th>}
               <th className="r">{l.nowColumn}</th>
               <th className="r">{l.waits}</th>
               <th className="r wide">{l.drops}</th>
@@ -110,8 +113,8 @@ export function BelowTable(given: {
                 <td className="mono" style={{ overflowWrap: 'anywhere' }}>
                   {each.name}
                 </td>
-                <td className="wide">{each.state ?? '–'}</td>
-                <td className="r wide">{count(each.pods)}</td>
+                {given.state && <td className="wide">{each.state}</td>}
+                {each.pods !== undefined && <td className="r wide">{count(each.pods)}</td>}
                 <td className="r">
                   <b>{rate(each.bytes * 8)}</b>
                 </td>
@@ -141,6 +144,7 @@ export function ClustersBelow() {
     <BelowTable
       title={t.live.clusters}
       name={t.fleet.cluster}
+      state={t.fleet.state}
       nothing={t.live.noClusters}
       more={window ? window.total - window.rows.length : 0}
       rows={window?.rows.map((each) => ({
@@ -175,6 +179,7 @@ export function AgentsBelow({ cluster }: { cluster: string }) {
     <BelowTable
       title={t.live.agentsOf(cluster)}
       name={t.fleet.node}
+      state={t.fleet.state}
       nothing={t.fleet.nothing}
       more={window ? window.total - window.rows.length : 0}
       rows={window?.rows.map((each) => ({
