@@ -24,11 +24,16 @@ from uploads import http_upload, pushing, receiving
 from waiting import until
 
 from datapath.ebpf.clsact import ClsactHook
-from datapath.ebpf.hooks import Point, foreign_programs, hook_at
-from datapath.ebpf.program import EGRESS, TO_POD
+from datapath.ebpf.hooks import Point, TcxHook, foreign_programs, hook_at
+from datapath.ebpf.libbpf import BpfError
+from datapath.ebpf.policy_maps import HashKeys, compile_table
+from datapath.ebpf.program import EGRESS, JUDGE, TO_POD, load
+from datapath.routing.table import RoutingTable
 from podlane.netns import Host, Lab
 from tc_core.compile.mark_tree import ROOT_HANDLE
 from tc_core.compile.packet_tree import ifb_name
+from traffic_policy.marks import ClassIds
+from traffic_policy.policy_file import parse_policy
 
 pytestmark = pytest.mark.root
 PACKET_SOCKET = Path(__file__).parents[1] / "evasion" / "packet_socket.py"
@@ -332,6 +337,26 @@ def test_the_pods_end_where_the_nodes_cannot_be(two: PodsOnNode, tmp_path: Path,
     node.run(["tc", "qdisc", "del", "dev", interface, "clsact"])
     assert left_at(node) == untouched
     held(lambda: upload_rate(one, two, "web.example.com"), 4.0 * PAYLOAD_SHARE)
+
+
+def test_a_program_of_others_at_the_nodes_end_is_left_alone(
+    two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]
+) -> None:
+    """As Cilium's, where the kernel has tcx."""
+    one, node = two.pods[0], node_of(two)
+    maps = compile_table(RoutingTable.from_policy(parse_policy("total: 1Mbit")), ClassIds.assign([]), HashKeys.draw())
+    with node.namespace.entered(), load(maps, names=(JUDGE,)) as loaded:
+        hook = TcxHook(socket.if_nametoindex(two.links[0].b.interface), JUDGE)
+        try:
+            hook.attach(loaded.program(JUDGE))
+        except BpfError:
+            pytest.skip("tcx is of Linux 6.6")
+    agents.append(start(tmp_path, two, entry(one, by_host())))
+    agents[0].until_state(one, "programmed")
+    place = agents[0].workload(one)
+    assert (place["enforce"], JUDGE in place["enforce_reason"]) == ("pod", True)
+    with node.namespace.entered():
+        assert hook.attached()
 
 
 def test_lanes_move_to_the_other_end(two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]) -> None:
