@@ -101,7 +101,7 @@ def _links(interface: str | None = None) -> Sequence[LinkMessage]:
             found = netlink.ask(requests.link_request(interface))
         except NetlinkError as error:
             if error.errno != errno.ENODEV:
-                raise
+                raise NoNodeLinkError(f"The interfaces cannot be read: {error.strerror}.") from None
             raise InterfaceNotFoundError(f"There is no interface {interface} in its network namespace.") from None
     return [LinkMessage.parse(each) for each in found]
 
@@ -110,7 +110,10 @@ def _number_of(other: NetworkNamespace) -> int | None:
     """The number of another network namespace in the one of the calling thread; None: it has none."""
     data = _RTGENMSG.pack(socket.AF_UNSPEC) + attribute(_NETNSA_FD, struct.pack("=I", other.fileno()))
     with NetlinkSocket() as netlink:
-        [answer] = netlink.ask(message(_RTM_GETNSID, data, flags=REQUEST))
+        try:
+            [answer] = netlink.ask(message(_RTM_GETNSID, data, flags=REQUEST))
+        except NetlinkError as error:
+            raise NoNodeLinkError(f"The Pod's namespace has no number on the node: {error.strerror}.") from None
     value = attributes(answer, _RTGENMSG.size).get(_NETNSA_NSID)
     found = -1 if value is None else struct.unpack("=i", value)[0]
     return None if found < 0 else found
