@@ -67,6 +67,7 @@ def test_nothing_is_written_for_another_tenant(store: EventStore) -> None:
         "INSERT INTO events VALUES ('bank', 2, 's', 'k', '{}', 'eve', '', '', 0, 'd')",
         "INSERT INTO requests VALUES ('bank', 'k2', 'f', 1, 1)",
         "INSERT INTO heads VALUES ('cafe', 1, 'd')",
+        "INSERT INTO lane_sums VALUES ('bank', 'p', 1, '{}')",
     ]
     for statement in statements:
         with pytest.raises(StoreError, match="row-level security"), store.database.writing("shop") as execute:
