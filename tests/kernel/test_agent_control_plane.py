@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from waiting import until
 
 from fleet_api.agent_pb2 import MinutesQuestion, Question, ToAgent, Watch
 from fleet_api.desired import DesiredState, FleetPolicy, message_of
+from node_agent.fleet.identity import IdentityFiles, request_for
 from podlane.netns import Host
 
 pytestmark = pytest.mark.root
@@ -57,7 +61,7 @@ def server(ca: FleetCa) -> Iterator[FleetServer]:
         yield made
 
 
-def join(folder: Path, two: PodsOnNode, port: int, ca: FleetCa) -> RunningAgent:
+def join(folder: Path, two: PodsOnNode, port: int, ca: FleetCa, token: str = TOKEN) -> RunningAgent:
     """An agent for two Pods without a policy of their own."""
     front, back = two.pods
     write_workloads(
@@ -67,7 +71,7 @@ def join(folder: Path, two: PodsOnNode, port: int, ca: FleetCa) -> RunningAgent:
     )
     return launch_agent(
         folder, "--workloads", str(folder / "workloads.yaml"), "--control-plane", f"127.0.0.1:{port}",
-        "--join-token", f"{TOKEN}.{ca.digest}", "--cluster", "c1", "--name", "n1", "--data", str(folder / "data"),
+        "--join-token", f"{token}.{ca.digest}", "--cluster", "c1", "--name", "n1", "--data", str(folder / "data"),
     )  # fmt: skip
 
 
@@ -250,3 +254,82 @@ def test_a_certificate_is_renewed_on_the_stream(
     after = until("the next one", lambda: (now := json.loads(kept.read_text()))["chain"] != before["chain"] and now)
     assert after["key"] != before["key"]
     assert after["token"] == before["token"]
+
+
+_SEND = """
+import socket, sys
+socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    try:
+        socket.sendto(bytes(1200), (sys.argv[1], 443))
+    except OSError:
+        pass
+"""
+_COUNT = """
+import json, signal, socket, sys, time
+counts = {}
+def end(*_):
+    print(json.dumps(counts), flush=True)
+    sys.exit()
+signal.signal(signal.SIGTERM, end)
+receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+receiver.bind(("0.0.0.0", 443))
+print("ready", flush=True)
+while True:
+    size = len(receiver.recv(2000))
+    tick = int(time.monotonic() * 4)
+    counts[tick] = counts.get(tick, 0) + size
+"""
+
+
+@contextmanager
+def sending(two: PodsOnNode, pod: Host) -> Iterator[list[int]]:
+    """A Pod sends as fast as it may; afterwards, bytes that have arrived in each quarter of a second."""
+    seen: list[int] = []
+    receiver = two.server.popen([sys.executable, "-c", _COUNT], stdout=subprocess.PIPE, text=True)
+    assert receiver.stdout.readline() == "ready\n"
+    sender = pod.popen([sys.executable, "-c", _SEND, two.server_ipv4])
+    try:
+        yield seen
+    finally:
+        receiver.terminate()
+        counts = {int(tick): size for tick, size in json.loads(receiver.communicate(timeout=60)[0]).items()}
+        sender.kill()
+        sender.wait(30)
+    seen += [counts.get(tick, 0) for tick in range(min(counts), max(counts) + 1)]
+
+
+def test_no_packet_is_unshaped_while_the_control_plane_is_away_and_the_certificate_ends(
+    two: PodsOnNode, server: FleetServer, ca: FleetCa, tmp_path: Path, agents: list[RunningAgent]
+) -> None:
+    """What is long in an outage, the life of a certificate, is not waited for: its end is put on the disk."""
+    front, _ = two.pods
+    agents.append(join(tmp_path, two, server.port, ca))
+    state = desired(3, all=({**lanes("any", "2Mbit"), "total": "2Mbit"}, {}))
+    server.says.put(told(state))
+    assert server.next("applied").programmed == 2
+    with sending(two, front) as seen:
+        server.server.stop(0).wait()
+        assert agents[-1].stop(signal.SIGKILL) < 0
+        files = IdentityFiles(tmp_path / "data")
+        known = files.load()
+        assert known is not None
+        ca.lifetime = -60.0
+        files.save(replace(known, chain=ca.issue(request_for(known.key)).certificate_chain))
+
+        agents.append(join(tmp_path, two, free_port(), ca))
+        agents[-1].until_state("front", "programmed")
+        until("it says so", lambda: "certificate has expired" in agents[-1].get("/healthz"))
+        assert "podlane join-token" in agents[-1].get("/healthz")
+        assert ceil_of(front, "2Mbit")
+
+        # The control plane is back, and the agent has a token that nobody has used.
+        assert agents[-1].stop(signal.SIGKILL) < 0
+        ca.lifetime = 3600.0
+        with fleet_server(ca.ca, enrol=ca.enrol, mutual=False) as back:
+            agents.append(join(tmp_path, two, back.port, ca, token="default-def-secret"))
+            hello = back.next("hello", patience=60)
+            assert (hello.revision, hello.hash) == (3, state.hash), "it has all that it was told"
+            agents[-1].until_state("front", "programmed")
+    assert len(seen) > 8
+    assert 0 < max(seen) <= 2_000_000 / 8 / 4 * 1.5 + 32_768, seen
