@@ -119,11 +119,13 @@ def test_the_operator_tells_running_pods_and_counts_them(kubectl: Kubectl, opera
     lead(operator)
     kubectl.create(traffic_policy("web"))
     make(kubectl, {}, "TrafficPolicy web")
-    until_condition(kubectl, "web", "Programmed", "False", "Pending")
+    until("the Pod to count", lambda: status(kubectl, "web").get("pods", {}).get("matched") == 1)
+    assert status(kubectl, "web")["pods"]["programmed"] == 0, "its sidecar is not ready"
     ready = {"phase": "Running", "initContainerStatuses": [
         {"name": "podlane", "ready": True, "image": "x", "imageID": "x", "restartCount": 0, "state": {"running": {}}}
     ]}  # fmt: skip
     kubectl("patch", "pod", "app", "--subresource=status", "--type=merge", "-p", json.dumps({"status": ready}))
+    until("its sidecar to be in force", lambda: status(kubectl, "web")["pods"]["programmed"] == 1)
     assert until_condition(kubectl, "web", "Programmed", "True", "Programmed")["message"] == "In force in 1 of 1 Pod."
     kubectl("patch", "tpol", "web", "--type=merge", "-p", '{"spec": {"total": "50Mbit"}}')
     until("the changed policy", lambda: total(kubectl) == "50Mbit")
