@@ -110,7 +110,7 @@ def test_a_missing_part_is_a_note_where_another_takes_its_place(
     assert all(f.remedy for f in found if f.status is not Status.OK)
 
 
-@pytest.mark.parametrize("ingress_classifier", IngressClassifier)
+@pytest.mark.parametrize("ingress_classifier", list(TOLD_BY))
 def test_it_says_who_tells_the_class_of_what_arrives(ingress_classifier: IngressClassifier) -> None:
     *_, last = shaping(TOLD_BY[ingress_classifier])
     assert (last.status, last.detail) == (

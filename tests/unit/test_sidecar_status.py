@@ -92,7 +92,7 @@ classes:
 """
 
 
-@pytest.mark.parametrize("ingress_classifier", list(IngressClassifier))
+@pytest.mark.parametrize("ingress_classifier", list(TOLD_BY))
 def test_what_arrives_has_its_limits_and_who_keeps_them(ingress_classifier: IngressClassifier) -> None:
     policy = parse_policy(ARRIVES)
     shaping = Shaping(FakeKernel("eth0"), "eth0", TOLD_BY[ingress_classifier], replace=False)
