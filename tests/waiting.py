@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
+
+import trio
 
 from podlane.netns.lab import Host
 
@@ -23,6 +26,11 @@ def until(what: str, ask: Callable[[], _T | None], *, patience: float = 20.0) ->
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {patience:g} s in vain for {what} (last answer: {answer!r})")
         time.sleep(_PAUSE)
+
+
+async def becomes(what: str, ask: Callable[[], _T | None], *, patience: float = 20.0) -> _T:
+    """The same while the tasks of trio go on. ``ask`` is called in a thread."""
+    return await trio.to_thread.run_sync(partial(until, what, ask, patience=patience))
 
 
 def until_listening(host: Host, port: int) -> None:

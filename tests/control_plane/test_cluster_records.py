@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import trio
 from test_command import Client, Running, control_plane
+from waiting import becomes
 
 from cluster_operator import fleet_records
 from cluster_operator.fleet_client import FleetPlane
@@ -37,22 +38,23 @@ class Operator:
 
     records: FleetRecords
     policies: dict[str, PolicyObject] = field(default_factory=dict)
-    stirred: int = 0
+    stirred: trio.Event = field(default_factory=trio.Event)
 
     def want(self, *policies: PolicyObject, problem: str = "") -> None:
         self.records.want({each.uid: (each, problem, "kubectl") for each in policies})
 
     def stir(self) -> None:
-        self.stirred += 1
+        self.stirred.set()
+        self.stirred = trio.Event()
 
     async def until(self, name: str, reason: str, revision: int | None = None) -> str:
         """The message of a policy's state, once it has this reason."""
         with trio.fail_after(PATIENCE):
             while True:
-                state = self.records.state(f"uid-{name}")
+                stirred, state = self.stirred, self.records.state(f"uid-{name}")
                 if state is not None and state.reason == reason and revision in (None, state.revision):
                     return state.message
-                await trio.sleep(0.02)
+                await stirred.wait()
 
 
 @dataclass
@@ -76,11 +78,11 @@ class Plane:
         return {name: each for name, each in found.items() if name.startswith(prefix_of(self.cluster))}
 
     async def until(self, what: str, ask: Callable[[dict[str, dict[str, Any]]], bool]) -> dict[str, dict[str, Any]]:
-        with trio.fail_after(PATIENCE):
-            while not ask(found := self.policies()):
-                await trio.sleep(0.02)
-        assert found is not None, what
-        return found
+        def asked() -> dict[str, dict[str, Any]] | None:
+            found = self.policies()
+            return found if ask(found) else None
+
+        return await becomes(what, asked, patience=PATIENCE)
 
     @asynccontextmanager
     async def operator(self, url: str = "", cluster: str = "") -> AsyncIterator[Operator]:

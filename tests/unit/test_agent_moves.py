@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 from fleet_server import FleetCa, FleetServer, fleet_server
-from waiting import until
+from waiting import becomes
 
 from fleet_api.agent_pb2 import Health, Hello, Move, Question, ToAgent
 from node_agent.broadcast import Broadcast
@@ -52,11 +52,6 @@ def link_to(folder: Path, token: str, *servers: FleetServer) -> FleetLink:
     settings = FleetSettings(addresses, folder, join_token=token, cluster="c1", node="n1")
     enrolment = Enrolment(settings, IdentityFiles(folder))
     return FleetLink(settings, EmptyNode(folder), FleetPolicies(nothing, None), SavedState(folder), enrolment)
-
-
-async def becomes(what: str, ask: Callable[[], bool]) -> None:
-    """As :func:`waiting.until`, while the agent goes on."""
-    await trio.to_thread.run_sync(partial(until, what, ask))
 
 
 async def until_at(link: FleetLink, server: FleetServer) -> None:

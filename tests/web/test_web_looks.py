@@ -15,6 +15,8 @@ pytestmark = pytest.mark.timeout(400)  # a busy machine's Chromium takes its tim
 PAGES = {
     "overview": "",
     "live": "/live?policy=shared-lanes&seconds=60",
+    "live-agent": "/live?cluster=fra1&node=fra1-w001",
+    "live-pod": "/live?cluster=fra1&node=fra1-w001&pod=shop/shared-lanes-7d9f-0",
     "policies": "/policies",
     "editor": "/policies/shared-lanes",
     "yaml": "/policies/shared-lanes?tab=yaml",
