@@ -28,6 +28,8 @@ from trees import policy, tree_of
 from waiting import until
 
 from datapath.ebpf.lane import Lane
+from datapath.ebpf.policy_maps import HashKeys, compile_table
+from datapath.ebpf.program import EGRESS, TO_POD, load
 from datapath.routing.table import RoutingTable
 from podlane.main import main
 from podlane.netns.topology import PodNodeServer
@@ -133,6 +135,16 @@ def test_programs_choose_the_class_of_a_name(pair: Pair) -> None:
     assert sent("default") < 5000
     inside(pair.client, lane.remove)
     assert pair.on_client("tc", "filter", "show", "dev", DEVICE, "egress") == ""
+
+
+def test_the_programs_of_the_nodes_end_are_taken() -> None:
+    """By the kernel's verifier, which is another one in each release; what they do is tested where it is quick."""
+    policy_of_names = parse_policy(NAMED)
+    ids = ClassIds.assign([each.name for each in policy_of_names.classes])
+    maps = compile_table(RoutingTable.from_policy(policy_of_names), ids, HashKeys.draw())
+    with load(maps, names=(EGRESS, TO_POD)) as loaded:
+        assert loaded.program(EGRESS) > 0
+        assert loaded.program(TO_POD) > 0
 
 
 def test_ceilings_hold_at_once_over_a_long_path(pair: Pair) -> None:

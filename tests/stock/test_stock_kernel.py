@@ -22,6 +22,8 @@ pytestmark = [pytest.mark.stock_kernel, pytest.mark.timeout(1200)]
 
 ROOT = Path(__file__).parents[2]
 OUTPUT = ROOT / "out" / "stock-kernel"
+NEXT_RELEASE = "trixie"
+"""Of Debian, whose kernel has to take the programs, too: its verifier is another one."""
 MACHINES = sorted(path.stem for path in Path(__file__).parent.glob("*.txt"))
 EVERY_TIME = "shaping"
 """The machine that CI boots; the others are nightly."""
@@ -59,6 +61,7 @@ PROOFS = {
     },
     "programs": {
         "test_programs_choose_the_class_of_a_name",
+        "test_the_programs_of_the_nodes_end_are_taken",
         "test_what_real_programs_send_first[192.0.2.1-curl-http]",
         "test_packets_without_names",
         "test_names_of_every_shape",
@@ -79,8 +82,9 @@ PROOFS = {
 
 @dataclass(frozen=True)
 class Run:
-    """What the tool left behind."""
+    """What the tool left behind in a folder."""
 
+    folder: Path
     machines: list[str]
     status: int
     complaints: str
@@ -88,12 +92,12 @@ class Run:
 
     def console(self, machine: str) -> str:
         """The last lines that a machine printed."""
-        log = OUTPUT / machine / "console.log"
+        log = self.folder / machine / "console.log"
         return "\n".join(log.read_text().splitlines()[-60:]) if log.exists() else "It did not start."
 
     def results(self, machine: str) -> dict[str, ElementTree.Element]:
         """Test cases by name; empty when the machine did not come as far as a report."""
-        report = OUTPUT / machine / "junit.xml"
+        report = self.folder / machine / "junit.xml"
         if not report.exists():
             return {}
         return {case.attrib["name"]: case for case in ElementTree.parse(report).iter("testcase")}
@@ -102,18 +106,23 @@ class Run:
 @pytest.fixture(scope="module")
 def run(request: pytest.FixtureRequest) -> Run:
     """All machines whose tests are selected, at the same time."""
+    chosen = {item.callspec.params["machine"] for item in request.session.items if _boots(item)}
+    return _booted(OUTPUT, sorted(chosen))
+
+
+def _booted(folder: Path, machines: list[str], *options: str) -> Run:
     if os.geteuid():
         pytest.skip("needs root to install QEMU: run the tests by `make test`, or as root")
-    chosen = {item.callspec.params["machine"] for item in request.session.items if _boots(item)}
     # Reports of an earlier run must not pass for this one's.
-    shutil.rmtree(OUTPUT, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    chosen = (word for name in machines for word in ("--machine", name))
     done = subprocess.run(
-        [ROOT / "tools" / "stock-kernel", "--output", OUTPUT, *(word for name in sorted(chosen) for word in ("--machine", name))],
+        [ROOT / "tools" / "stock-kernel", "--output", folder, *chosen, *options],
         stderr=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
     if done.returncode == IMPOSSIBLE:
         pytest.skip(done.stderr.splitlines()[-1])
-    return Run(sorted(chosen), done.returncode, done.stderr)
+    return Run(folder, machines, done.returncode, done.stderr)
 
 
 def _boots(item: pytest.Item) -> bool:
@@ -127,6 +136,17 @@ def _boots(item: pytest.Item) -> bool:
 def test_the_selected_tests_pass_on_a_stock_kernel(
     run: Run, machine: str, record_property: Callable[[str, object], None]
 ) -> None:
+    record_property("stock kernel", _passed(run, machine))
+
+
+@pytest.mark.nightly
+def test_the_programs_are_taken_by_the_next_release(record_property: Callable[[str, object], None]) -> None:
+    run = _booted(OUTPUT.with_name(f"stock-kernel-{NEXT_RELEASE}"), ["programs"], "--suite", NEXT_RELEASE)
+    record_property("stock kernel", _passed(run, "programs"))
+
+
+def _passed(run: Run, machine: str) -> str:
+    """What has, in a line; fails if something has not."""
     results = run.results(machine)
     assert results, f"no report (exit code {run.status})\n{run.complaints}\n{run.console(machine)}"
     bad = [
@@ -137,9 +157,9 @@ def test_the_selected_tests_pass_on_a_stock_kernel(
     ]
     assert not bad, "\n\n".join(bad)
     assert PROOFS[machine] <= results.keys(), f"did not run: {PROOFS[machine] - results.keys()}"
-    kernel = (OUTPUT / machine / "kernel").read_text().strip()
+    kernel = (run.folder / machine / "kernel").read_text().strip()
     seconds = sum(float(case.attrib["time"]) for case in results.values())
-    record_property("stock kernel", f"Linux {kernel}, {machine}: {len(results)} tests passed in {seconds:.0f} s")
+    return f"Linux {kernel}, {machine}: {len(results)} tests passed in {seconds:.0f} s"
 
 
 def test_nothing_else_went_wrong(run: Run) -> None:
