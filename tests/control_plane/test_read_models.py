@@ -34,6 +34,7 @@ from control_plane.domain.alert_rules import AlertKind, AlertRule
 from control_plane.domain.checked_policy import CheckedPolicy
 from control_plane.domain.errors import RefusedError
 from control_plane.domain.events import Event
+from control_plane.domain.quota import TenantQuota
 from control_plane.domain.tenant import Tenant
 from control_plane.read_models.listing import Listing, begins, equal
 from control_plane.read_models.lists import (
@@ -209,6 +210,8 @@ def alerts_of(place: str, id: str, rule: Any, channel: Any, silence: Any) -> lis
     ]
 
 
+FREE = [c.SetCaps({}), c.LimitTenant(TenantQuota())]
+"""Else what earlier steps have set would leave few rollouts."""
 places = st.sampled_from(["east", "west"])
 turns = st.sampled_from(
     [(c.PauseRollout,), (c.PauseRollout, c.ResumeRollout), (c.TakeBackRollout,), (str,), (str, str, str, str)]
@@ -225,7 +228,7 @@ steps = st.one_of(
     st.tuples(places, contents).map(lambda t: [c.DraftPolicy(t[0], t[1]), c.PublishPolicy(t[0])]),
     st.tuples(places, nodes).map(lambda t: [c.RevokeAgent(t[0], n) for n in ("n1", "n2")] + [c.RemoveCluster(t[0])]),
     st.tuples(places, contents, plans, st.lists(turns, max_size=3).map(chain.from_iterable)).map(
-        lambda t: [c.DraftPolicy(t[0], t[1]), c.PublishPolicy(t[0], t[2]), *(turn(t[0]) for turn in t[3])]
+        lambda t: [*FREE, c.DraftPolicy(t[0], t[1]), c.PublishPolicy(t[0], t[2]), *(turn(t[0]) for turn in t[3])]
     ),
     st.tuples(places, ids).map(
         lambda t: [c.AddCluster(t[0]), c.IssueJoinToken(t[0], t[1], DIGEST, NOW + 50), c.RevokeJoinToken(t[0], t[1])]
