@@ -154,7 +154,7 @@ def test_a_session_that_ends_says_so_and_loses_nothing_that_was_written(stage: S
     token = stage.api.ask("POST", "/v1/tenants/default/tokens", {"role": "editor"})
     page = new_page(token["token"])
     editor(page, stage, "kept")
-    page.get_by_label("Guaranteed of api").fill("1500kbit")
+    page.get_by_label("Guaranteed of api", exact=True).fill("1500kbit")
     stage.api.ask("DELETE", f"/v1/tenants/default/tokens/{token['id']}")
     asked = page.get_by_role("dialog", name="Your session has ended")
     expect(asked).to_contain_text("What you have written here is still there.")
@@ -165,11 +165,11 @@ def test_a_session_that_ends_says_so_and_loses_nothing_that_was_written(stage: S
     asked.get_by_label("Token").fill(stage.api.token("editor"))
     asked.get_by_role("button", name="Sign in").click()
     expect(asked).to_be_hidden()
-    expect(page.get_by_label("Guaranteed of api")).to_have_value("1500kbit")
+    expect(page.get_by_label("Guaranteed of api", exact=True)).to_have_value("1500kbit")
     page.get_by_role("button", name="Save draft").click()
     expect(page.get_by_text("saved", exact=True)).to_be_visible()
     # As the control plane writes it.
-    expect(page.get_by_label("Guaranteed of api")).to_have_value("1.5Mbit")
+    expect(page.get_by_label("Guaranteed of api", exact=True)).to_have_value("1.5Mbit")
     draft = stage.api.ask("GET", "/v1/tenants/default/policies/kept")["draft"]["document"]["classes"][0]
     assert draft["rate"] == "1.5Mbit"
 

@@ -82,11 +82,11 @@ def test_a_limit_changed_in_the_editor_is_in_the_kernel_and_on_the_chart(
     watch(live, stage.url, SHOP, "pages")
     # The programs take what they get: nearly four Mbit/s in each of five Pods.
     until("traffic", lambda: said(live, "pages")[0] > 14e6, patience=60)
-    assert said(live, "pages")[1:] == [10e6, 20e6]
+    until("all Pods in one second", lambda: said(live, "pages")[1:] == [10e6, 20e6], patience=60)
 
     editor.goto(f"{stage.url}/t/default/policies/{SHOP}")
-    editor.get_by_label("Guaranteed of pages").fill("1Mbit")
-    editor.get_by_label("Ceiling of pages").fill("1500kbit")
+    editor.get_by_label("Guaranteed of pages", exact=True).fill("1Mbit")
+    editor.get_by_label("Ceiling of pages", exact=True).fill("1500kbit")
     editor.get_by_role("button", name="Review and roll out").click()
     editor.get_by_role("button", name="All at once").click()
     editor.get_by_role("button", name="Put in force everywhere").click()
@@ -107,8 +107,8 @@ def test_a_failing_canary_is_taken_back_and_the_page_says_by_which_gate(
     page = new_page()
     page.goto(f"{stage.url}/t/default/policies/{CALLS}")
     # Far too little for programs that want six.
-    page.get_by_label("Guaranteed of calls").fill("1Mbit")
-    page.get_by_label("Ceiling of calls").fill("2500kbit")
+    page.get_by_label("Guaranteed of calls", exact=True).fill("1Mbit")
+    page.get_by_label("Ceiling of calls", exact=True).fill("2500kbit")
     page.get_by_role("button", name="Review and roll out").click()
     page.get_by_label("Share of agents in each stage").fill("20")
     page.get_by_label("Watch each stage for").fill("60")
