@@ -60,6 +60,7 @@ def test_every_page_has_room_for_japanese(stage: Stage, new_page: NewPage, scree
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than the screen"
 
 
+@pytest.mark.covering
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
 def test_every_page_is_for_everybody(stage: Stage, new_page: NewPage, axe: str, screen: str, theme: str) -> None:
