@@ -4,7 +4,7 @@ import { useWindow } from '../../live/useWindow';
 import { useTenant } from '../../parts/hooks';
 import { LivePill, Page, ProblemNote } from '../../parts/parts';
 import { useTexts } from '../../text/language';
-import { BelowTable, LiveCrumbs, To } from './levels';
+import { BelowTable, LiveCrumbs, To, useAskedLong } from './levels';
 import { namespacesOf } from './podSeries';
 
 const route = getRouteApi('/t/$tenant/live');
@@ -24,6 +24,8 @@ export function OfNode({ cluster, node }: { cluster: string; node: string }) {
     sort: '-bytes',
     limit: MOST,
   });
+  const asked = useAskedLong(window?.at);
+  const told = window && (window.rows.length > 0 || asked) ? window.rows : undefined;
   return (
     <Page
       crumbs={<LiveCrumbs />}
@@ -43,8 +45,8 @@ export function OfNode({ cluster, node }: { cluster: string; node: string }) {
             name={l.namespace}
             nothing={t.workloads.noneTold}
             rows={
-              window &&
-              namespacesOf(window.rows).map(({ name, ...sums }) => ({
+              told &&
+              namespacesOf(told).map(({ name, ...sums }) => ({
                 key: name,
                 name: (
                   <To place={{ cluster, node, namespace: name }} row>
@@ -61,7 +63,7 @@ export function OfNode({ cluster, node }: { cluster: string; node: string }) {
           name={t.workloads.pod}
           state={t.workloads.policy}
           nothing={t.workloads.noneTold}
-          rows={window?.rows.map((each) => ({
+          rows={told?.map((each) => ({
             key: each.workload,
             name: (
               <To place={{ cluster, node, pod: each.workload }} row>

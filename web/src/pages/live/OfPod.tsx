@@ -8,7 +8,7 @@ import { useTexts } from '../../text/language';
 import { laneColor } from '../policy/Bars';
 import { Stacked } from './Charts';
 import { LanesTable } from './LanesTable';
-import { LiveCrumbs } from './levels';
+import { LiveCrumbs, useAskedLong } from './levels';
 import { drawnOf, grown, type Sample, standsOf } from './podSeries';
 import { Waiting } from './Waiting';
 
@@ -31,6 +31,7 @@ export function OfPod({ cluster, node, pod }: { cluster: string; node: string; p
   });
   const row = window?.rows.find((each) => each.workload === pod);
   const at = window?.at;
+  const silent = useAskedLong(at) && !row;
   const [samples, setSamples] = useState<Sample[]>([]);
   useEffect(() => {
     if (at !== undefined) setSamples((before) => grown(before, at, row, SPAN));
@@ -69,7 +70,7 @@ export function OfPod({ cluster, node, pod }: { cluster: string; node: string; p
       }
     >
       {problem && <ProblemNote error={problem} />}
-      {window && !row && <p className="note">{l.podSilent(pod, node)}</p>}
+      {silent && <p className="note">{l.podSilent(pod, node)}</p>}
       <div className={`two ${standing?.state === 'away' ? 'stale' : ''}`}>
         <div className="stack">
           <section className="panel" aria-label={l.sinceNow}>
@@ -94,7 +95,7 @@ export function OfPod({ cluster, node, pod }: { cluster: string; node: string; p
                   label={l.togetherSays(pod, lanes.length)}
                 />
               ) : (
-                (!window || row) && <Skeleton width="100%" height={210} />
+                !silent && <Skeleton width="100%" height={210} />
               )}
             </div>
           </section>

@@ -1,6 +1,6 @@
 /** From the whole fleet down to a Pod: each level has the next one as a table, and the address says where one is. */
 import { getRouteApi, Link } from '@tanstack/react-router';
-import type { ReactNode } from 'react';
+import { type ReactNode, useRef } from 'react';
 import type { Schemas } from '../../api/client';
 import { useWindow } from '../../live/useWindow';
 import { count, rate, short } from '../../parts/format';
@@ -197,4 +197,14 @@ export function AgentsBelow({ cluster }: { cluster: string }) {
       }))}
     />
   );
+}
+
+/** Seconds that an agent may take to tell of its Pods, which it does once somebody looks. */
+const ASKED = 5;
+
+/** Whether it has been asked so long that what it has not told it will not tell. `at`: Unix seconds, of the server. */
+export function useAskedLong(at: number | undefined) {
+  const first = useRef(at);
+  first.current ??= at;
+  return at !== undefined && first.current !== undefined && at - first.current >= ASKED;
 }
