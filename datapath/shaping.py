@@ -18,6 +18,7 @@ from tc_core.apply.execute import Report, clear, execute
 from tc_core.apply.plan import Steps, observe_interface, plan_arriving
 from tc_core.compile.ingress_classifier import IngressClassifier
 from tc_core.compile.mark_tree import LEAF_BASE, leaf_handle
+from tc_core.compile.packet_tree import compile_ingress
 from tc_core.device_counts import DeviceCounts
 from tc_core.errors import ForeignLinkError, ForeignQdiscError, InterfaceNotFoundError
 from tc_core.handles import Handle
@@ -183,12 +184,13 @@ class Shaping:
         wanted = self.end.sending(policy, self._features, ids)  # first: fails before anything is changed
         self._still = False
         ingress_classifier = self.end.classifier(policy, self._features)
-        ingress = self.end.receiving(
+        ingress = compile_ingress(
             policy,
             self.interface,
             self._features,
             ids,
             excluded_matches=excluded_matches,
+            ingress_classifier=ingress_classifier or IngressClassifier.SOCKETS,  # of no account where it is None
             silent_ports=silent_ports,
         )
         first = wanted

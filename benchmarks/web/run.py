@@ -107,7 +107,7 @@ class Runner:
             client.ask("PUT", "/policies/web/draft", {"document": policy()})
             client.ask("POST", "/policies/web/publish", {})
             agents.wait_having(client.ask("GET", "/policies/web/progress")["position"])
-        except BaseException:
+        except BaseException:  # also if it is interrupted: ten thousand agents would stay behind
             agents.end()
             raise
         client.close()

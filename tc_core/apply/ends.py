@@ -12,20 +12,20 @@ redirected to an ifb, what it receives leaves by the root qdisc.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 from tc_core.apply.plan import ObservedInterface, Step, Steps, plan, plan_arriving
 from tc_core.compile.ingress_classifier import IngressClassifier, select_ingress_classifier
 from tc_core.compile.mark_tree import compile_policy, htb_tree
-from tc_core.compile.packet_tree import compile_ingress, ifb_for, ifb_name
+from tc_core.compile.packet_tree import ifb_for, ifb_name
 from tc_core.diff import removal
 from tc_core.model import TrafficTree
 from tc_core.probe.capability import Features
 from tc_core.trees import IngressTree
 from traffic_policy.marks import ClassIds
-from traffic_policy.policy import Match, TrafficPolicy
+from traffic_policy.policy import TrafficPolicy
 from traffic_policy.scope import needs_names
 
 
@@ -43,18 +43,6 @@ class ShapedEnd(Protocol):
 
     def classifier(self, policy: TrafficPolicy, features: Features) -> IngressClassifier | None:
         """How received packets find their class where names decide; None where nothing has to be found."""
-
-    def receiving(
-        self,
-        policy: TrafficPolicy,
-        interface: str,
-        features: Features,
-        ids: ClassIds,
-        *,
-        excluded_matches: Sequence[Match],
-        silent_ports: Sequence[int],
-    ) -> IngressTree | None:
-        """The tree for what the Pod receives; None without limits for that. Raises :class:`MissingFeatureError`."""
 
     def first_steps(
         self, seen: ObservedInterface, sending: TrafficTree, receiving: IngressTree | None, *, replace: bool
@@ -85,26 +73,6 @@ class PodEnd:
     def classifier(self, policy: TrafficPolicy, features: Features) -> IngressClassifier | None:
         return select_ingress_classifier(policy, features, relays=self.relays)
 
-    def receiving(
-        self,
-        policy: TrafficPolicy,
-        interface: str,
-        features: Features,
-        ids: ClassIds,
-        *,
-        excluded_matches: Sequence[Match],
-        silent_ports: Sequence[int],
-    ) -> IngressTree | None:
-        return compile_ingress(
-            policy,
-            interface,
-            features,
-            ids,
-            excluded_matches=excluded_matches,
-            ingress_classifier=self.classifier(policy, features) or IngressClassifier.SOCKETS,
-            silent_ports=silent_ports,
-        )
-
     def first_steps(
         self, seen: ObservedInterface, sending: TrafficTree, receiving: IngressTree | None, *, replace: bool
     ) -> Steps:
@@ -133,26 +101,6 @@ class NodeEnd:
     def classifier(self, policy: TrafficPolicy, features: Features) -> IngressClassifier | None:
         del features
         return IngressClassifier.PROGRAMS if needs_names(policy) else None
-
-    def receiving(
-        self,
-        policy: TrafficPolicy,
-        interface: str,
-        features: Features,
-        ids: ClassIds,
-        *,
-        excluded_matches: Sequence[Match],
-        silent_ports: Sequence[int],
-    ) -> IngressTree | None:
-        return compile_ingress(
-            policy,
-            interface,
-            features,
-            ids,
-            excluded_matches=excluded_matches,
-            ingress_classifier=IngressClassifier.PROGRAMS,
-            silent_ports=silent_ports,
-        )
 
     def first_steps(
         self, seen: ObservedInterface, sending: TrafficTree, receiving: IngressTree | None, *, replace: bool

@@ -82,7 +82,7 @@ class Cluster:
             cluster._start_etcd(etcd_port, etcd_peers)
             cluster._start_apiserver(port, etcd_port, options)
             cluster._start_controllers(controllers_port)
-        except BaseException:
+        except BaseException:  # also if it is interrupted: its programs would stay behind
             cluster.end()
             raise
         return cluster
