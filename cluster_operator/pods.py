@@ -23,6 +23,15 @@ from traffic_policy.pod.governed import NOTHING
 _ENDED = ("Succeeded", "Failed")
 _SIDECAR = "podlane"
 """The name of an injected container."""
+_ISTIO_PROXY = "istio-proxy"
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoyOfPod:
+    """Istio's proxy in the Pod of this name. ``marks``: it is given what setting marks takes."""
+
+    pod: str
+    marks: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,10 @@ class WatchedPod:
     """The ConfigMap that its annotations name as its policy."""
     sidecar: SidecarState | None = None
     """None: it has none, or one that does not follow policies."""
+    envoy: EnvoyOfPod | None = None
+    """None: Istio's proxy is not in it."""
+    relayed: bool = False
+    """Whether it has a sidecar of ours, which takes no marks of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +80,11 @@ def needed_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
     about, spec = _mapping(pod.get("metadata")), _mapping(pod.get("spec"))
     annotations = _mapping(about.get("annotations"))
     kept: dict[str, Any] = {key: about.get(key) for key in ("namespace", "uid", "labels", "creationTimestamp")}
-    containers = (each for key in ("initContainers", "containers") for each in spec.get(key) or ())
-    sidecar = any(_mapping(each).get("name") == _SIDECAR for each in containers)
+    containers = [_mapping(each) for key in ("initContainers", "containers") for each in spec.get(key) or ()]
+    sidecar = any(each.get("name") == _SIDECAR for each in containers)
+    envoy = next((each for each in containers if each.get("name") == _ISTIO_PROXY), None)
+    if envoy is not None:
+        kept["name"] = about.get("name")
     if sidecar:
         kept["name"] = about.get("name")
         said = {name: text for name, text in annotations.items() if _about_limits(name)}
@@ -83,8 +99,17 @@ def needed_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
         "phase": _mapping(pod.get("status")).get("phase"),
         "host": spec.get("hostNetwork") is True,
         "sidecar": sidecar,
+        "envoy": None if envoy is None else _may_mark(spec, envoy),
         "ready": sidecar and _is_ready(_mapping(pod.get("status"))),
     }
+
+
+def _may_mark(pod: Mapping[str, Any], container: Mapping[str, Any]) -> bool:
+    """Whether a container has NET_ADMIN in force: a capability that is added is, for root alone."""
+    security = _mapping(container.get("securityContext"))
+    user = security.get("runAsUser", _mapping(pod.get("securityContext")).get("runAsUser"))
+    added = _mapping(security.get("capabilities")).get("add") or ()
+    return user == 0 and (security.get("privileged") is True or not {"NET_ADMIN", "ALL"}.isdisjoint(added))
 
 
 def _about_limits(name: str) -> bool:
@@ -131,6 +156,8 @@ def watched_pod(pod: Mapping[str, Any]) -> WatchedPod | None:
         obstacle,
         str(own),
         sidecar,
+        None if pod["envoy"] is None else EnvoyOfPod(str(about.get("name")), pod["envoy"]),
+        pod["sidecar"],
     )
 
 

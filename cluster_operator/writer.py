@@ -17,6 +17,8 @@ import trio
 
 from cluster_operator.fleet_records import FleetRecords
 from cluster_operator.fleet_wish import last_user
+from cluster_operator.mesh_keeper import MeshKeeper
+from cluster_operator.mesh_wish import MESH_PROGRAMMED, MeshState, speaks_of_mesh, with_mesh
 from cluster_operator.pods import ReportedPod, WatchedPod, needed_of_pod, reported_pods, watched_pod
 from cluster_operator.record_status import RECORDED, RecordState, speaks_of_record, with_record
 from cluster_operator.sidecars import SidecarKeeper, WatchedNamespace
@@ -49,8 +51,10 @@ _WRITERS: Final = 4
 """Requests under way at once."""
 _CLUSTER_EVENTS: Final = "default"
 """The namespace of Events on objects that have none."""
+_IN_FORCE: Final = ("Programmed", MESH_PROGRAMMED)
 _TOLD: Final = {
-    ("Accepted", "False"), ("Programmed", "True"), ("Conflicted", "True"), ("Clamped", "True"), (RECORDED, "False")
+    ("Accepted", "False"), ("Programmed", "True"), ("Conflicted", "True"), ("Clamped", "True"), (RECORDED, "False"),
+    (MESH_PROGRAMMED, "True"),
 }  # fmt: skip
 """What is told by an Event when it becomes so."""
 
@@ -91,7 +95,7 @@ class _Kept:
 
     problem: str
     generation: int
-    settled: tuple[PolicySeen, PolicyTally, RecordState | None] | None = None
+    settled: tuple[PolicySeen, PolicyTally, RecordState | None, MeshState | None] | None = None
     """For these it was found that there is nothing to write."""
     wrote: tuple[str, Mapping[str, Any]] | None = None
     """The resourceVersion that was known when a status was written, and that status: until the watch brings another, it
@@ -126,6 +130,7 @@ class StatusWriter:
         self._book = TallyBook()
         self._kept: dict[str, _Kept] = {}
         self._sidecars = SidecarKeeper(api)
+        self._mesh = MeshKeeper(api)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -138,6 +143,7 @@ class StatusWriter:
             nursery.start_soon(self._follow, all_namespaces(), partial(_saw_namespaces, view), changed, _needed_labels)
             nursery.start_soon(self._follow, traffic_reports(), partial(_saw_reports, view), changed, _needed_of_report)
             nursery.start_soon(self._sidecars.run)
+            nursery.start_soon(self._mesh.run, changed.stir)
             if self._records is not None:
                 nursery.start_soon(self._records.run, changed.stir)
             while True:
@@ -186,22 +192,27 @@ class StatusWriter:
         if records is not None:
             about = ((each.policy, each.user) for each in seen)
             records.want({policy.uid: (policy, self._kept[policy.uid].problem, user) for policy, user in about})
+        judged = {each.policy.uid: (each.policy, self._kept[each.policy.uid].problem) for each in seen}
+        meshes = self._mesh.look(judged, view.pods, view.namespaces)
         wanted = []
         for each in seen:
             policy = each.policy
             kept, tally = self._kept[policy.uid], counted[policy.uid]
             record = None if records is None else records.state(policy.uid)
+            mesh = meshes.get(policy.uid)
             settled = kept.settled
-            if settled is not None and settled[0] is each and settled[1] is tally and settled[2] == record:
+            if settled is not None and settled[0] is each and settled[1] is tally and settled[2:] == (record, mesh):
                 continue
             before = kept.wrote[1] if kept.wrote is not None else each.status
             status = status_of(policy, tally, kept.problem, before, now)
             if records is not None:
                 status = with_record(status, record, before, now)
-            if differs(status, before) or (records is None and speaks_of_record(before)):
+            status = with_mesh(status, mesh, before, now)
+            outdated = (records is None and speaks_of_record(before)) or (mesh is None and speaks_of_mesh(before))
+            if outdated or differs(status, before):
                 wanted.append(_Wanted(each, kept, before, status))
             else:
-                kept.settled = each, tally, record
+                kept.settled = each, tally, record, mesh
         return wanted
 
     def _known(self, seen: PolicySeen) -> _Kept:
@@ -242,9 +253,9 @@ def happenings(policy: PolicyObject, before: Mapping[str, Any], status: Mapping[
         kind, so = each["type"], each["status"]
         if old.get(kind) == (so, each["reason"]):
             continue
-        failed = kind == "Programmed" and so == "False" and each["reason"] != "Pending"
+        failed = kind in _IN_FORCE and so == "False" and each["reason"] != "Pending"
         if (kind, so) in _TOLD or failed:
-            is_warning = failed or kind != "Programmed"
+            is_warning = failed or kind not in _IN_FORCE
             reason = kind if so == "True" else f"Not{kind}"
             message = event_message(each["message"])
             told.append(Happening(policy.namespace or _CLUSTER_EVENTS, owner, reason, message, is_warning))

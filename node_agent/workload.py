@@ -16,6 +16,7 @@ from node_agent.provenance import PodSources
 from traffic_policy.cluster.caps import CapsOf
 from traffic_policy.cluster.objects import NO_VERDICT, PolicyVerdict
 from traffic_policy.errors import PolicyError, Problem
+from traffic_policy.mesh.owned import takes_marks
 from traffic_policy.pod.agent import effective_for_agent
 from traffic_policy.pod.annotations import POLICY
 from traffic_policy.pod.composition import BasePolicy
@@ -57,6 +58,8 @@ class WantedLanes:
     warnings: tuple[str, ...] = ()
     clamps: tuple[str, ...] = ()
     """What caps have lowered, in sentences, which are among ``warnings``."""
+    mesh_marks: bool = False
+    """Whether the mesh's own proxy marks its connections by the policy's classes (``spec.mesh`` of a TrafficPolicy)."""
 
     def settings(self, mesh: MeshProxy | None, datapath: Datapath) -> DataPlaneSettings:
         """The data plane's settings, with the mesh's proxy that was found there and the datapath that was chosen."""
@@ -69,6 +72,7 @@ class WantedLanes:
                 exclude_inbound_cidrs=self.exclude_inbound_cidrs,
                 queue_bypass=self.on_failure is OnFailure.OPEN,
                 mesh=mesh,
+                mesh_marks=self.mesh_marks,
             ),
             self.on_failure,
             read_every=_READ_EVERY,
@@ -216,15 +220,14 @@ def lanes_of_annotations(
 
     Raises :class:`~traffic_policy.pod.effective.AnnotationsError`.
     """
-    return _lanes_of_pod(
-        effective_for_agent(annotations, rules, shared=shared, base=verdict.base, caps=verdict.caps), mesh
-    )
+    pod = effective_for_agent(annotations, rules, shared=shared, base=verdict.base, caps=verdict.caps)
+    return _lanes_of_pod(pod, mesh, mesh_marks=takes_marks(verdict, pod.policy))
 
 
-def _lanes_of_pod(pod: PodPolicy, mesh: Mesh) -> WantedLanes:
+def _lanes_of_pod(pod: PodPolicy, mesh: Mesh, *, mesh_marks: bool = False) -> WantedLanes:
     return WantedLanes(
         pod.policy,
-        pod.digest,
+        hashlib.sha256(f"{pod.digest} mesh marks".encode()).hexdigest() if mesh_marks else pod.digest,
         None,
         pod.exclude_outbound_ports,
         pod.exclude_outbound_cidrs,
@@ -236,6 +239,7 @@ def _lanes_of_pod(pod: PodPolicy, mesh: Mesh) -> WantedLanes:
         Datapath(pod.datapath) if pod.datapath in (Datapath.EBPF, Datapath.STEP_ASIDE) else None,
         (*pod.warnings, *_without_effect(pod)),
         tuple(map(str, pod.clamps)),
+        mesh_marks,
     )
 
 

@@ -25,12 +25,13 @@ _PATIENCE: Final = 5.0
 _OBJECTS_PAGE: Final = 100
 """Objects in one answer of a list; the largest Pods have some 100 KiB."""
 _GONE: Final = 410
-_VERBS: Final = {"GET": "get", "PUT": "update", "PATCH": "patch"}
+_VERBS: Final = {"GET": "get", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 """HTTP method -> RBAC verb (https://kubernetes.io/docs/reference/access-authn-authz/authorization/)."""
 STRATEGIC_MERGE: Final = "application/strategic-merge-patch+json"
 APPLY: Final = "application/apply-patch+yaml"
 _TABLE: Final = "application/json;as=Table;v=v1;g=meta.k8s.io"
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io"
+_ISTIO: Final = "/apis/networking.istio.io/v1alpha3"
 _PAGE: Final = 500
 """Rows of one answer, as kubectl asks for them."""
 
@@ -66,16 +67,18 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class ObjectCollection:
-    """All objects of a kind that a field selector leaves, in all namespaces."""
+    """All objects of a kind that a field selector and a label selector leave, in all namespaces."""
 
     group: str
     plural: str
     field_selector: str = ""
+    label_selector: str = ""
 
     def target(self, **query: str) -> str:
         """The path and query of a request."""
-        selected = {"fieldSelector": self.field_selector} if self.field_selector else {}
-        return f"{self.group}/{self.plural}?{urlencode({**selected, **query})}"
+        selected = {"fieldSelector": self.field_selector, "labelSelector": self.label_selector}
+        chosen = {key: text for key, text in selected.items() if text}
+        return f"{self.group}/{self.plural}?{urlencode({**chosen, **query})}"
 
     def __str__(self) -> str:
         return self.plural
@@ -122,6 +125,15 @@ def lease(namespace: str, name: str) -> Resource:
 def policies_of_cluster(kind: str) -> ObjectCollection:
     """``kind`` is TrafficPolicy or ClusterTrafficPolicy; those of all namespaces."""
     return ObjectCollection(f"/apis/{API_VERSION}", plural(kind))
+
+
+def envoy_filters(labels: str) -> ObjectCollection:
+    """Those of Istio that a label selector takes."""
+    return ObjectCollection(_ISTIO, "envoyfilters", label_selector=labels)
+
+
+def envoy_filter(namespace: str, name: str) -> Resource:
+    return Resource(_ISTIO, "envoyfilters", name, namespace)
 
 
 class WatchChanges:
@@ -350,6 +362,10 @@ class ApiServer:
         """Replace an object; ``document`` has the resourceVersion that was read. Raises :class:`ConflictError` if it is
         outdated. A Lease is created where there is none; no other kind is."""
         return await self._ask("PUT", resource.path, resource, document)
+
+    async def delete(self, resource: Resource, uid: str) -> None:
+        """Remove the object with this UID; another of its name stays, and raises :class:`ConflictError`."""
+        await self._ask("DELETE", resource.path, resource, {"preconditions": {"uid": uid}})
 
     async def patch(self, resource: Resource, change: Mapping[str, Any]) -> dict[str, Any]:
         """Apply a strategic merge patch; with an outdated resourceVersion it raises :class:`ConflictError` as

@@ -38,7 +38,8 @@ class CaptureSettings:
     which the ingress hook copies to each packet. ``own_group`` is the gid of the relay's sockets, None when sockets
     cannot be told by it: then every packet with OWN is taken for the relay's. ``resets_priority``: the kernel has the
     CLASSIFY target. Without ``queue_bypass`` packets whose connection has no class yet are dropped while nobody reads
-    the queue. With a ``mesh``, names decide in TCP only for connections of its proxy.
+    the queue. With a ``mesh``, names decide in TCP only for connections of its proxy. ``mesh_marks``: when stepping
+    aside the marks that this proxy sets say the class of its connections (:mod:`traffic_policy.mesh`).
     """
 
     datapath: Datapath = Datapath.RELAY
@@ -58,6 +59,7 @@ class CaptureSettings:
     own_group: int | None = None
     resets_priority: bool = True
     queue_bypass: bool = True
+    mesh_marks: bool = False
 
     @property
     def service_names(self) -> bool:

@@ -37,7 +37,8 @@ socket itself. Ending the walk would cost every other packet a rule.
 **With a mesh** (:mod:`datapath.mesh.types`) CAPTURE matches the owner of the SYN and takes only what the mesh's proxy
 sends: the application's own SYNs pass OUTPUT, but nat, which runs after mangle, redirects them to that proxy. The owner
 is matched on SYNs only (see above). Such packets may get class bits, which is harmless since they stay on lo. The walk
-sees connections as the mesh's proxy opens them: after load balancing, to a Pod's address and port.
+sees connections as the mesh's proxy opens them: after load balancing, to a Pod's address and port. Where that proxy
+sets marks of ours by itself, they decide first (:mod:`datapath.mesh.taken_marks`).
 
 Excluded traffic bypasses the walk: it is neither captured nor classified. The follower rules come first, so that a new
 exclusion breaks no connection that is already captured.
@@ -52,6 +53,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final
 
+from datapath.mesh.taken_marks import mesh_chain, mesh_rule, takes_mesh_marks
 from datapath.netfilter import quic
 from datapath.netfilter.capture_settings import LISTENER_ADDRESS, CaptureSettings
 from datapath.netfilter.foreign_marks import CLEARED, clean_rule, clearing_rules, own_chain, own_rules
@@ -194,6 +196,8 @@ def _family_rules(
         chains.append(own_chain(settings))
     if replies:
         chains.append(Chain(REPLIES, (*reply_exclusions(family, settings), *replies)))
+    if aside and follow and takes_mesh_marks(settings):
+        chains.append(mesh_chain(policy, ids))
     if ANY_PORT in called:
         chains.append(Chain(ANY_PORT, (*quiet_rules(settings), Rule(Jump(CAPTURE)))))
     if content:
@@ -242,11 +246,16 @@ def _aside_begin(
 ) -> Iterator[Rule]:
     """The first rules of OUT when stepping aside. ``answers`` are those for replies of decided connections, unless
     outbound rules cover them too."""
+    marked = follow and takes_mesh_marks(settings)
+    if marked:
+        yield clean_rule
+        yield from mesh_rule(settings)
     # On every interface: what is decided would be saved for the connection, wherever the packet goes.
     yield from cleared
     if follow:
         # Before all others, and for replies as well: nearly every packet ends here.
-        yield clean_rule
+        if not marked:
+            yield clean_rule
         yield follow_rule()
     yield _elsewhere(settings)
     yield from answers

@@ -95,7 +95,7 @@ def envoyfilter(
     with failing_clearly():
         import yaml
 
-        from podlane.mesh.istio import envoy_filter
+        from traffic_policy.mesh.istio import envoy_filter
         from traffic_policy.policy_file import load_policy
 
         made = envoy_filter(
@@ -126,7 +126,7 @@ def policy_command(policy: Path) -> None:
     with failing_clearly():
         import yaml
 
-        from podlane.mesh.lanes import for_packets
+        from traffic_policy.mesh.lanes import for_packets
         from traffic_policy.policy_file import load_policy
 
         document = for_packets(load_policy(policy)).to_document()

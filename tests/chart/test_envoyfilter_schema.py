@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from schemas import KUBERNETES, problems
 
-from podlane.mesh.istio import ALL, envoy_filter
+from traffic_policy.mesh.istio import ALL, envoy_filter
 from traffic_policy.policy_file import parse_policy
 
 POLICY = """

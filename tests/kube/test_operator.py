@@ -24,6 +24,7 @@ RIGHTS: Final = [
     {"apiGroups": ["podlane.io"], "resources": ["trafficpolicies/status", "clustertrafficpolicies/status"], "verbs": ["patch"]},
     {"apiGroups": [""], "resources": ["pods", "namespaces"], "verbs": ["list", "watch"]},
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]},
+    {"apiGroups": ["networking.istio.io"], "resources": ["envoyfilters"], "verbs": ["get", "list", "watch", "create", "patch", "update", "delete"]},
     {"apiGroups": [""], "resources": ["events"], "verbs": ["create", "patch"]},
     {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
 ]  # fmt: skip

@@ -10,9 +10,9 @@ import yaml
 from click.testing import CliRunner
 
 from podlane.main import main
-from podlane.mesh.istio import ALL, envoy_filter
-from podlane.mesh.lanes import for_packets
 from traffic_policy.errors import PolicyError
+from traffic_policy.mesh.istio import ALL, envoy_filter
+from traffic_policy.mesh.lanes import for_packets
 from traffic_policy.policy_file import parse_policy
 
 NAMES = """

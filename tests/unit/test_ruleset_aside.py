@@ -31,6 +31,7 @@ from test_ruleset_walk import (
     written_twice,
 )
 
+from datapath.mesh.types import ISTIO
 from datapath.netfilter.nfqueue_rules import SHOW
 from datapath.netfilter.packet_filters import CARRIES_DATA
 from datapath.netfilter.rules import ConntrackDirection, Family, FamilyRules, Nfqueue, SetMark
@@ -110,6 +111,36 @@ def test_what_was_decided_is_saved_and_followed_and_nothing_else() -> None:
     assert (later.mark, later.queue) == (0x4, None), "a mark that changes in OUTPUT has the packet routed once more"
     sent = posted(rules, later)
     assert (sent.mark, sent.connmark) == (5 << 24 | 0x4, decided.connmark)
+
+
+def test_what_a_meshs_proxy_has_marked_is_decided_by_its_syn_alone() -> None:
+    """``later`` came into the policy first, so that its id is not what its place says: marks go by places."""
+    policy = TrafficPolicy.model_validate(
+        {
+            "total": "1Gbit",
+            "classes": [
+                {"name": "first", "rate": "1Mbit", "match": [{"host": "a.example"}]},
+                {"name": "port", "rate": "1Mbit", "match": [{"port": 443}]},
+                {"name": "later", "rate": "1Mbit", "match": [{"host": "b.example"}]},
+            ],
+        }
+    )
+    ids = ClassIds.assign(["later", "first", "port"])
+    given = replace(ASIDE, mesh=ISTIO, mesh_marks=True)
+    rules = build_ruleset(policy, ids, given).for_family(Family.V4)
+    others = 0x539
+    for name, place in (("first", 1), ("later", 3)):
+        syn = output(rules, Packet(HERE, mark=place << 24 | others, connmark=0x80, group=ISTIO.group))
+        assert (syn.mark, syn.connmark) == (others, ids[name] << 24 | DECIDED.value | 0x80)
+        assert posted(rules, syn).mark == ids[name] << 24 | others
+        orphaned = output(rules, replace(syn, syn=False, carries_data=True, user=None, group=None))
+        assert (orphaned.queue, posted(rules, orphaned).mark) == (None, ids[name] << 24 | others)
+    for group, mark in ((1000, 3 << 24), (ISTIO.group, 2 << 24), (ISTIO.group, 9 << 24), (ISTIO.group, 0)):
+        syn = output(rules, Packet(HERE, port=8443, mark=mark, connmark=DECIDED.value | 5 << 24, group=group))
+        assert class_id_of(posted(rules, syn).mark) == 0, "a mark that says nothing, or not by that proxy"
+        assert has(syn.connmark, UNDECIDED_ASIDE) == (group == ISTIO.group), "names are read then, of that proxy"
+    without = build_ruleset(policy, ids, replace(given, mesh_marks=False)).for_family(Family.V4)
+    assert has(output(without, Packet(HERE, mark=3 << 24, group=ISTIO.group)).connmark, UNDECIDED_ASIDE)
 
 
 def test_a_chosen_class_is_saved_and_followed_and_packets_are_still_shown() -> None:

@@ -48,9 +48,9 @@ _HEADING: Final = """\
 
 def definitions() -> tuple[dict[str, Any], ...]:
     """All of them, as plain data."""
-    namespaced = _schema(PolicyTarget, rules.SPEC)
+    namespaced = _schema(PolicyTarget, (*rules.SPEC, *rules.MESH))
     namespaced["required"] = ["total"]
-    cluster = _schema(ClusterPolicyTarget, (*rules.CLUSTER_SPEC, *rules.SPEC))
+    cluster = _schema(ClusterPolicyTarget, (*rules.CLUSTER_SPEC, *rules.SPEC, *rules.MESH))
     cluster["properties"]["caps"]["x-kubernetes-validations"] = [*rules.CAPS]
     return (
         _definition(

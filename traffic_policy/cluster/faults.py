@@ -5,6 +5,7 @@ from __future__ import annotations
 from traffic_policy.cluster.kinds import CLUSTER_TRAFFIC_POLICY
 from traffic_policy.cluster.objects import PolicyObject
 from traffic_policy.errors import PolicyError, Problem
+from traffic_policy.mesh.owned import mesh_faults
 from traffic_policy.policy_file import policy_from_document
 from traffic_policy.scope import beyond_agent
 
@@ -19,4 +20,4 @@ def faults(policy: PolicyObject) -> tuple[Problem, ...]:
         made = policy_from_document(policy.document)
     except PolicyError as error:
         return error.problems
-    return tuple(beyond_agent(made))
+    return (*beyond_agent(made), *mesh_faults(policy, made))

@@ -19,10 +19,10 @@ from pydantic import ValidationError
 from traffic_policy.cluster.caps import CapsOf
 from traffic_policy.cluster.kinds import CLUSTER_TRAFFIC_POLICY, TRAFFIC_POLICY
 from traffic_policy.cluster.label_selector import LabelSelector
-from traffic_policy.cluster.target import ClusterPolicyTarget, PolicyTarget
+from traffic_policy.cluster.target import ClusterPolicyTarget, MeshConfiguration, PolicyTarget
 from traffic_policy.pod.composition import BasePolicy
 
-_TARGET: Final = ("podSelector", "namespaceSelector", "priority", "caps")
+_TARGET: Final = ("podSelector", "namespaceSelector", "priority", "caps", "mesh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +90,11 @@ class PolicyObject:
         """The most that its Pods may have; None: anything."""
         caps = self.target.caps if isinstance(self.target, ClusterPolicyTarget) else None
         return None if caps is None else CapsOf(str(self), caps)
+
+    @property
+    def mesh(self) -> MeshConfiguration | None:
+        """By what a mesh's own proxy learns of it; None: by nothing."""
+        return None if self.target is None else self.target.mesh
 
     def is_for(self, pod: PodLabels) -> bool:
         """Whether its selectors take the Pod."""

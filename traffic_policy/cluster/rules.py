@@ -102,6 +102,18 @@ SPEC: Final = (
         f"A policy has {MOST_MATCHES} matches at most. Merge them: a match may list many names, ports and networks.",
     ),
 )
+MESH: Final = (
+    rule(
+        "!has(self.mesh) || !has(self.podSelector) || !has(self.podSelector.matchExpressions)",
+        "Istio's EnvoyFilter selects by labels that are equal. Write podSelector by matchLabels alone, or remove mesh.",
+    ),
+    rule(
+        "!has(self.mesh) || "
+        "(has(self.classes) && self.classes.exists(c, c.match.exists(m, has(m.sni) || has(m.host))))",
+        "No match asks for a name, so the mesh's proxy has nothing to mark. Add sni or host to a match, "
+        "or remove mesh.",
+    ),
+)
 CLUSTER_SPEC: Final = (
     rule(
         "has(self.total) || has(self.caps)",

@@ -27,7 +27,9 @@ def _object(about: str, properties: dict[str, Any], *required: str) -> dict[str,
 _CONDITION: Final = _object(
     "One condition, as Kubernetes has them (metav1.Condition).",
     {
-        "type": _text("Accepted, Programmed, Conflicted, Clamped, Recorded, Ready, Reconciling or Stalled."),
+        "type": _text(
+            "Accepted, Programmed, Conflicted, Clamped, Recorded, MeshProgrammed, Ready, Reconciling or Stalled."
+        ),
         "status": {"type": "string", "description": "Whether it is so.", "enum": ["True", "False", "Unknown"]},
         "reason": _text("Why, in one word."),
         "message": _text("Why, in sentences.", 2000),
@@ -71,7 +73,8 @@ _STATUS: Final = _object(
             "type": "array",
             "description": "Accepted: it can be honoured. Programmed: all its Pods have it. Conflicted: another policy "
             "of its kind wins in some Pods. Clamped: caps lower it in some Pods. Recorded: the control plane has "
-            "it, where the operator has one. Ready, Reconciling and Stalled: the same in the words by which GitOps "
+            "it, where the operator has one. MeshProgrammed: the objects that spec.mesh asks "
+            "for are there. Ready, Reconciling and Stalled: the same in the words by which GitOps "
             "tools judge (kstatus).",
             "items": _CONDITION,
             "maxItems": 16,

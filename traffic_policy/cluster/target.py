@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +29,19 @@ class PolicyCaps(BaseModel):
     )
 
 
+class MeshConfiguration(StrEnum):
+    """By what kind of object a mesh's own proxy learns of a policy's names."""
+
+    ENVOY_FILTER = "envoyfilter"
+
+
+_MESH: Final = (
+    "Objects that the operator makes of the policy, for a service mesh whose own proxy then marks what it sends by the "
+    "policy's names. envoyfilter: an EnvoyFilter of Istio, where Envoy may set marks. Left out: none, and names are "
+    "read from what the mesh's proxy sends."
+)
+
+
 class PolicyTarget(BaseModel):
     """For which Pods of its namespace a TrafficPolicy is."""
 
@@ -43,6 +57,7 @@ class PolicyTarget(BaseModel):
         description="Of several TrafficPolicies for one Pod that with the greatest priority counts, then that whose "
         "selector has more conditions, then the older one.",
     )
+    mesh: MeshConfiguration | None = Field(None, description=_MESH)
 
 
 class ClusterPolicyTarget(BaseModel):
@@ -71,3 +86,4 @@ class ClusterPolicyTarget(BaseModel):
         description="The most that these Pods may have, whoever says it: this policy, a TrafficPolicy, annotations. "
         "They are for Pods that have a policy.",
     )
+    mesh: MeshConfiguration | None = Field(None, description=_MESH)

@@ -26,9 +26,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from podlane.mesh.lanes import MeshLane, lanes
 from traffic_policy.errors import PolicyError, Problem
 from traffic_policy.marks import Mark
+from traffic_policy.mesh.lanes import MeshLane, lanes
 from traffic_policy.names import NameSet
 from traffic_policy.policy import TrafficPolicy
 
@@ -61,14 +61,16 @@ def envoy_filter(
     selector: Mapping[str, str] | None = None,
     external: Collection[str] = (),
     tls_ports: Sequence[int] = (HTTPS,),
+    alone: bool = True,
 ) -> Generated:
     """The EnvoyFilter for a policy's names.
 
     ``selector`` has the labels of the selected Pods (without it, all of the namespace), ``external`` the names of the
-    policy outside the mesh, ``tls_ports`` the ports on which TLS to them is detected. Raises :class:`PolicyError` for
+    policy outside the mesh, ``tls_ports`` the ports on which TLS to them is detected; ``alone`` is as for
+    :func:`~traffic_policy.mesh.lanes.lanes`. Raises :class:`PolicyError` for
     what Envoy cannot do, and for external names that the policy does not have.
     """
-    all_lanes = lanes(policy)
+    all_lanes = lanes(policy, alone=alone)
     known_names = {each for lane in all_lanes for each in lane.names}
     outside = frozenset(known_names if ALL in external else external)
     problems = [

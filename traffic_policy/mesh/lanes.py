@@ -45,9 +45,14 @@ def marks_of(policy: TrafficPolicy) -> dict[str, Mark]:
     return {c.name: class_mark(ids[c.name]) for c in policy.classes}
 
 
-def lanes(policy: TrafficPolicy) -> tuple[MeshLane, ...]:
-    """The matches by name, in order of precedence. Raises :class:`PolicyError` for what no mesh's proxy can do."""
-    if problems := list(_problems(policy)):
+def lanes(policy: TrafficPolicy, *, alone: bool = True) -> tuple[MeshLane, ...]:
+    """The matches by name, in order of precedence. Raises :class:`PolicyError` for what no mesh's proxy can do.
+
+    ``alone``: nothing of ours but traffic control works beside that proxy. An agent keeps the class of a connection,
+    for what arrives on it, too, and can refuse QUIC.
+    """
+    problems = [each for each in _problems(policy) if alone or not each.path.endswith(("ingress", "quic"))]
+    if problems:
         raise PolicyError(problems)
     marks = marks_of(policy)
     return tuple(
