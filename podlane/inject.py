@@ -18,6 +18,7 @@ Examples:
   kubectl get deployment web -o yaml | podlane inject -f - --image registry.example.com/podlane:1.2
   podlane inject -f manifests/ -f extra.yaml --in-place
   podlane inject -f deployment.yaml --policy-file shared-lanes.yaml --in-place
+  podlane inject -f namespace.yaml -f trafficpolicy.yaml -f deployment.yaml | kubectl apply -f -
 
 Exit codes: 0 done, 1 a file cannot be read or written, 2 the manifest cannot be injected (every reason is on standard
 error, and nothing is written).
@@ -58,7 +59,8 @@ def inject(
     It is a native sidecar, for Kubernetes 1.29 and later. Understands Pods, Deployments, StatefulSets, DaemonSets,
     ReplicaSets, ReplicationControllers, Jobs, CronJobs, PodTemplates, Argo's Rollouts, OpenShift's DeploymentConfigs,
     and Lists and streams of them; other kinds with containers are named and left alone. All other text stays as it is,
-    comments included. Several files become one stream, unless they are written in place. Pods whose label
+    comments included. Several files become one stream, unless they are written in place. TrafficPolicies and
+    ClusterTrafficPolicies among the files count for their Pods, as those of a cluster do. Pods whose label
     podlane.io/inject is "false", or whose namespace in the manifests has that label with another value than enabled,
     are left alone.
     """

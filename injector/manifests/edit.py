@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from injector.errors import InjectionError, ManifestError, SharedPolicyError
@@ -19,11 +19,19 @@ from injector.pod.list_diff import PodChange, changed, injection, removal
 from injector.pod.plan import Skip, plan
 from injector.pod.pods import annotations_of, has_istio, labels_of, mapping, other_mesh
 from injector.pod.workloads import Path, Thing, Workload, has_containers, misplaced, things, workload
-from traffic_policy.pod.annotations import INJECT_LABEL, SHARED_POLICY_KEY, STATUS
+from traffic_policy.cluster.kinds import GROUP, KINDS, TRAFFIC_POLICY
+from traffic_policy.cluster.label_selector import LabelSelector
+from traffic_policy.cluster.objects import PodLabels, PolicyObject, who_wins
+from traffic_policy.pod.annotations import INJECT_LABEL, SHARED_POLICY_KEY
 from traffic_policy.pod.effective import AnnotationsError
+from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 
 _NodeT = TypeVar("_NodeT", MappingNode, ListNode)
 _BOM: Final = "\ufeff"
+_CURRENT: Final = "."
+"""Stands for the namespace of objects that name none; no namespace has this name."""
+NAME_LABEL: Final = "kubernetes.io/metadata.name"
+"""The label that each Namespace has with its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +66,10 @@ def inject_text(
 ) -> ManifestResult:
     """Inject into every Pod and template of a manifest. ``policy`` stands for ConfigMaps that the manifest lacks.
 
-    Namespaces decide by their label; without one, all Pods are selected that do not opt out. Namespaces and ConfigMaps
-    may also be in ``others``, further manifests. Raises :class:`ManifestError` with all errors, line by line, in
+    Namespaces decide by their label; without one, all Pods are selected that do not opt out. Where there are
+    TrafficPolicies or ClusterTrafficPolicies, Pods get what these say of them, as the webhook would give them; without
+    any, nothing is known of policies. Namespaces, ConfigMaps and policies may also be in ``others``, further manifests.
+    Raises :class:`ManifestError` with all errors, line by line, in
     annotations, reading or editing.
     """
     surroundings = _Surroundings(policy)
@@ -70,11 +80,13 @@ def inject_text(
     def decide(found: Workload) -> _Decision:
         if surroundings.unwanted(found):
             return _Decision(PodChange(), f"left alone. The label {INJECT_LABEL} of its namespace is not enabled.")
-        planned = plan(found.pod, defaults, lambda name: surroundings.shared(found.namespace, name))
+        rules = surroundings.rules(found)
+        planned = plan(found.pod, defaults, lambda name: surroundings.shared(found.namespace, name), rules)
         if isinstance(planned, Skip):
             return _Decision(PodChange(), f"left alone. {planned.reason}", tuple(misplaced(found)))
-        change = injection(found.pod, planned.items, planned.status, planned.trusted)
-        warnings = (*planned.warnings, *_coming_mesh(found.pod), *misplaced(found))
+        change = injection(found.pod, planned.items, planned.status, planned.trusted, planned.governance)
+        unseen = surroundings.unseen_labels(found)
+        warnings = (*planned.warnings, *unseen, *_coming_mesh(found.pod), *misplaced(found))
         return _Decision(change, "injected." if change else "has been injected already.", warnings)
 
     return _edit(text, decide, surroundings)
@@ -105,11 +117,16 @@ def uninject_text(text: str) -> ManifestResult:
 
 @dataclass(slots=True)
 class _Surroundings:
-    """The other objects in the manifest that affect the result: labels of namespaces, and shared policies."""
+    """The other objects in the manifest that affect the result: labels of namespaces, shared policies, and those of the
+    cluster."""
 
     policy: str | None
     labels: dict[str, Any] = field(default_factory=dict)
     policies: dict[tuple[str, str], Any] = field(default_factory=dict)
+    namespaces: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """All labels, by name."""
+    cluster: dict[tuple[str, str, str], PolicyObject] = field(default_factory=dict)
+    """By kind, namespace and name."""
 
     def read(self, documents: Sequence[Document]) -> None:
         for document in documents:
@@ -117,8 +134,15 @@ class _Surroundings:
                 self.learn(thing)
 
     def learn(self, thing: Thing) -> None:
-        if (thing.group, thing.kind) == ("", "Namespace") and INJECT_LABEL in labels_of(thing.data):
-            self.labels[thing.name] = labels_of(thing.data)[INJECT_LABEL]
+        if thing.group == GROUP and thing.kind in KINDS:
+            found = PolicyObject.from_object(thing.kind, thing.data)
+            if thing.kind == TRAFFIC_POLICY:
+                found = replace(found, namespace=thing.namespace or _CURRENT)
+            self.cluster[thing.kind, found.namespace, thing.name] = found
+        elif (thing.group, thing.kind) == ("", "Namespace"):
+            self.namespaces[thing.name] = labels_of(thing.data)
+            if INJECT_LABEL in labels_of(thing.data):
+                self.labels[thing.name] = labels_of(thing.data)[INJECT_LABEL]
         elif (thing.group, thing.kind) == ("", "ConfigMap"):
             data = mapping(thing.data.get("data"))
             self.policies[thing.namespace, thing.name] = data.get(SHARED_POLICY_KEY)
@@ -127,6 +151,24 @@ class _Surroundings:
         label = self.labels.get(found.namespace, "enabled")
         return label != "enabled" and labels_of(found.pod).get(INJECT_LABEL) != "true"
 
+    def rules(self, found: Workload) -> NamespaceRules:
+        """What policies of the cluster say of a Pod, if there are any."""
+        if not self.cluster:
+            return NO_RULES
+        where = found.namespace or _CURRENT
+        above = {**_texts(self.namespaces.get(found.namespace, {})), NAME_LABEL: found.namespace}
+        labels = PodLabels(where, above, _texts(labels_of(found.pod)))
+        return NamespaceRules(verdict=who_wins(self.cluster.values(), labels))
+
+    def unseen_labels(self, found: Workload) -> Iterator[str]:
+        """A warning where labels of a namespace that is not here might decide."""
+        if found.namespace in self.namespaces:
+            return
+        asking = next((each for each in self.cluster.values() if _asks_more(each.namespace_selector)), None)
+        if asking is not None:
+            whose = f"Namespace {found.namespace}" if found.namespace else "The Pod's Namespace"
+            yield f"{whose} is not in the files, so that its labels, for which {asking} asks, are not known. Add it."
+
     def shared(self, namespace: str, name: str) -> str | None:
         if (namespace, name) in self.policies:
             text = self.policies[namespace, name]
@@ -134,6 +176,16 @@ class _Surroundings:
         if self.policy is not None:
             return self.policy
         raise SharedPolicyError("it is not in the manifest. Give its policy by --policy-file.")
+
+
+def _asks_more(selector: LabelSelector) -> bool:
+    """Whether it asks for other labels than that with a namespace's name."""
+    asked = {*selector.match_labels, *(each.key for each in selector.match_expressions)}
+    return bool(asked - {NAME_LABEL})
+
+
+def _texts(labels: Mapping[Any, Any]) -> dict[str, str]:
+    return {key: value for key, value in labels.items() if isinstance(key, str) and isinstance(value, str)}
 
 
 def _edit(text: str, decide: _Decide, surroundings: _Surroundings) -> ManifestResult:
@@ -190,16 +242,7 @@ def _unknown(thing: Thing, number: int, document: Document) -> ManifestOutcome:
 def _edits(editor: Editor, document: Document, found: Workload, change: PodChange) -> Iterator[Edit]:
     if not change:
         return
-    if change.status_changes:
-        about, _ = _find(document, (*found.path, "metadata"), MappingNode)
-        if change.last:
-            yield editor.remove_key("annotations", about)
-        else:
-            annotations, key = _find(document, (*found.path, "metadata", "annotations"), MappingNode)
-            if annotations.get(STATUS) is not None:
-                yield editor.remove_key(STATUS, annotations)
-            if change.status is not None:
-                yield editor.add(STATUS, change.status, annotations, key)
+    yield from _text_edits(editor, document, found, change)
     spec, spec_key = _find(document, (*found.path, "spec"), MappingNode)
     # All added keys go to the same place, in the order of the edits.
     for each in change.lists:
@@ -211,6 +254,25 @@ def _edits(editor: Editor, document: Document, found: Workload, change: PodChang
         else:
             nodes, key = _find(document, (*found.path, "spec", each.key), ListNode)
             yield from editor.change_list(nodes, each.removed, each.added, key)
+
+
+def _text_edits(editor: Editor, document: Document, found: Workload, change: PodChange) -> Iterator[Edit]:
+    """Those of annotations."""
+    if not (texts := change.texts):
+        return
+    if not isinstance(found.pod.get("metadata"), Mapping):
+        raise ManifestError("It has no metadata, where annotations are written. Add it, with the Pod's labels.")
+    about, above = _find(document, (*found.path, "metadata"), MappingNode)
+    if change.last:
+        yield editor.remove_key("annotations", about)
+        return
+    added = {name: text for name, text in texts.items() if text is not None}
+    if "annotations" not in found.pod["metadata"]:
+        yield editor.add("annotations", added, about, above)
+        return
+    annotations, key = _find(document, (*found.path, "metadata", "annotations"), MappingNode)
+    yield from (editor.remove_key(name, annotations) for name in texts if annotations.get(name) is not None)
+    yield from (editor.add(name, text, annotations, key) for name, text in added.items())
 
 
 def _find(document: Document, path: Path, kind: type[_NodeT]) -> tuple[_NodeT, YamlNode]:

@@ -53,8 +53,8 @@ class Editor:
         self._text = text
         self._newline = "\r\n" if "\r\n" in text else "\n"
 
-    def add(self, key: str, value: str | list[Any], into: MappingNode, holder: YamlNode) -> Edit:
-        """Add a key with a text or a list to a mapping, the value of the key ``holder``."""
+    def add(self, key: str, value: str | list[Any] | dict[str, str], into: MappingNode, holder: YamlNode) -> Edit:
+        """Add a key with a text, a list or texts by key to a mapping, the value of the key ``holder``."""
         if into.flow:
             return self._flow_pair(key, value, into)
         text = _dump({key: value})

@@ -31,7 +31,7 @@ from injector.pod.pods import (
     spec_of,
 )
 from injector.pod.status import InjectionStatus
-from traffic_policy.pod.annotations import STATUS
+from traffic_policy.pod.annotations import EFFECTIVE, STATUS
 
 LISTS: Final = (INIT_CONTAINERS, CONTAINERS, VOLUMES, PULL_SECRETS)
 """The lists of a spec that an injection changes; containers only to remove those of version 0.1."""
@@ -59,21 +59,37 @@ class ListChange:
 @dataclass(frozen=True, slots=True)
 class PodChange:
     """All changes of a Pod. ``status``: the annotation's text, None to remove it, and ``annotations`` with it if
-    ``last`` (there are no others). ``status_changes``: whether it changes at all."""
+    ``last`` (there are no others). ``status_changes``: whether it changes at all. ``governance`` and
+    ``governance_changes``: the same of what policies of the cluster say."""
 
     lists: tuple[ListChange, ...] = ()
     status: str | None = None
     status_changes: bool = False
     last: bool = False
+    governance: str | None = None
+    governance_changes: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.lists or self.status_changes)
+        return bool(self.lists or self.texts)
+
+    @property
+    def texts(self) -> dict[str, str | None]:
+        """The annotations that change, and what they say then; None: they go."""
+        status = {STATUS: self.status} if self.status_changes else {}
+        return {**status, EFFECTIVE: self.governance} if self.governance_changes else {**status}
 
 
-def injection(pod: Mapping[str, Any], items: Items, status: InjectionStatus, trusted: Sequence[str] = ()) -> PodChange:
+def injection(
+    pod: Mapping[str, Any],
+    items: Items,
+    status: InjectionStatus,
+    trusted: Sequence[str] = (),
+    governance: str | None = None,
+) -> PodChange:
     """The changes that inject ``items`` into a Pod, whether or not it was injected before.
 
-    ``trusted``: further repositories of the sidecar's image.
+    ``trusted``: further repositories of the sidecar's image. ``governance``: what policies of the cluster say; None:
+    what is there stays.
     """
     text = status.text()
     same = annotations_of(pod).get(STATUS) == text
@@ -85,7 +101,9 @@ def injection(pod: Mapping[str, Any], items: Items, status: InjectionStatus, tru
         return _after(key, current, _list(bare, key), wanted, kept, carried)
 
     found = (_change(key, _list(pod, key), after(key), carried) for key in LISTS)
-    return PodChange(tuple(change for change in found if change), text, status_changes=not same)
+    says_more = governance is not None and annotations_of(pod).get(EFFECTIVE) != governance
+    lists = tuple(change for change in found if change)
+    return PodChange(lists, text, status_changes=not same, governance=governance, governance_changes=says_more)
 
 
 def removal(pod: Mapping[str, Any]) -> PodChange:
@@ -95,8 +113,10 @@ def removal(pod: Mapping[str, Any]) -> PodChange:
         return PodChange()
     bare = without_ours(pod)
     found = (_change(key, _list(pod, key), _list(bare, key), carried) for key in LISTS)
-    last = "annotations" not in metadata_of(bare)
-    return PodChange(tuple(change for change in found if change), None, status_changes=True, last=last)
+    told = EFFECTIVE in annotations_of(pod)
+    last = not set(annotations_of(pod)) - {STATUS, EFFECTIVE}
+    lists = tuple(change for change in found if change)
+    return PodChange(lists, None, status_changes=True, last=last, governance_changes=told)
 
 
 def without_ours(pod: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -222,10 +242,9 @@ def changed(pod: Mapping[str, Any], change: PodChange) -> dict[str, Any]:
         for i, item in each.added:
             items.insert(i, item)
         spec[each.key] = items
-    if change.status_changes:
-        about["annotations"] = {name: value for name, value in annotations_of(pod).items() if name != STATUS}
-        if change.status is not None:
-            about["annotations"][STATUS] = change.status
+    if texts := change.texts:
+        kept = {name: value for name, value in annotations_of(pod).items() if name not in texts}
+        about["annotations"] = {**kept, **{name: text for name, text in texts.items() if text is not None}}
         if change.last:
             del about["annotations"]
     return {**pod, "metadata": about, "spec": spec}

@@ -18,6 +18,7 @@ from injector.errors import ManifestError
 from injector.manifests.edit import inject_text, uninject_text
 from injector.manifests.yaml_tree import LOADER
 from injector.pod.defaults import InjectionDefaults
+from traffic_policy.pod.governed import governed
 
 CLASSIC = (Path(__file__).parent.parent / "golden" / "manifests" / "classic-0.1.yaml").read_text()
 """DEPLOYMENT, as version 0.1 injected it with `--classic`."""
@@ -209,6 +210,96 @@ def test_shared_policies_come_from_the_manifest_or_by_option_or_stay_unchecked()
     inwards = LANES_BY_NAME.replace("host:", "direction: inbound, host:")
     with pytest.raises(ManifestError, match="Istio"):
         inject_text(CONFIG_MAP % _indented(inwards) + meshed, USUAL)
+
+
+POLICY = """\
+apiVersion: podlane.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  total: 100Mbit
+  classes: [{name: mail, rate: 10Mbit, match: [{port: [25]}]}]
+---
+"""
+GUARD = """\
+apiVersion: podlane.io/v1alpha1
+kind: ClusterTrafficPolicy
+metadata: {name: guard}
+spec: {namespaceSelector: {matchLabels: {team: a}}, caps: {total: 20Mbit}}
+---
+"""
+BARE = """\
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web  # without a word about limits
+  namespace: shop
+  labels: {app: web}
+spec:
+  containers:
+    - name: app
+      image: app:1
+"""
+
+
+def said_by(text: str) -> tuple[Any, Any]:
+    """What the sidecar of the last document will find, and the status."""
+    annotations = documents(text)[-1]["metadata"]["annotations"]
+    return governed(annotations).policy.to_document(), json.loads(annotations["podlane.io/status"])
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["the same file", "another file"])
+def test_policies_among_the_files_mean_what_they_mean_to_the_webhook(elsewhere: bool) -> None:
+    text, others = (BARE, [POLICY]) if elsewhere else (POLICY + BARE, [])
+    result = inject_text(text, USUAL, others=others)
+    policy, status = said_by(result.text)
+    assert (policy["total"], [each["name"] for each in policy["classes"]]) == ("100Mbit", ["mail"])
+    assert status["governed"] is True
+    assert "name: web  # without a word about limits" in result.text
+    assert inject_text(result.text, USUAL, others=others).text == result.text
+    assert uninject_text(result.text).text == text
+    less = result.text.replace("total: 100Mbit", "total: 50Mbit") if not elsewhere else result.text
+    changed = inject_text(less, USUAL, others=[each.replace("100Mbit", "50Mbit") for each in others])
+    assert said_by(changed.text)[0]["total"] == "50Mbit"
+    assert uninject_text(changed.text).text == text.replace("total: 100Mbit", "total: 50Mbit")
+
+
+def test_annotations_go_over_policies_of_files_and_caps_lower_both() -> None:
+    labelled = NAMESPACE % "team: a" + "\n---\n"
+    own = BARE.replace("  labels:", '  annotations: {podlane.io/egress-bandwidth: "30M"}\n  labels:')
+    result = inject_text(GUARD + POLICY + labelled + own, USUAL)
+    assert said_by(result.text)[0]["total"] == "20Mbit"
+    assert "by the caps of ClusterTrafficPolicy guard" in " ".join(result.outcomes[-1].warnings)
+    unknown = inject_text(GUARD + POLICY + own, USUAL)
+    assert said_by(unknown.text)[0]["total"] == "30Mbit"
+    (told,) = unknown.outcomes[-1].warnings
+    assert told.startswith("Namespace shop is not in the files")
+    assert "for which ClusterTrafficPolicy guard asks, are not known. Add it." in told
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BARE.replace("shop", "other"),
+        BARE.replace("app: web", "app: db"),
+        BARE.replace("  namespace: shop\n", ""),
+        BARE.replace("labels: {app: web}", "labels: {app: web, podlane.io/mode: agent}"),
+    ],
+    ids=["another namespace", "other labels", "whichever namespace", "held by an agent"],
+)
+def test_pods_that_no_policy_of_the_files_is_for_stay_as_they_are(text: str) -> None:
+    assert inject_text(POLICY + text, USUAL).text == POLICY + text
+
+
+def test_objects_without_a_namespace_are_in_one_namespace() -> None:
+    text = (POLICY + BARE).replace("namespace: shop", "").replace(", }", "}")
+    assert said_by(inject_text(text, USUAL).text)[0]["total"] == "100Mbit"
+
+
+def test_a_policy_of_the_files_that_cannot_be_honoured_is_told_by_its_name() -> None:
+    with pytest.raises(ManifestError, match=r"Pod/web: TrafficPolicy web: .*Lower the rate of class mail"):
+        inject_text(POLICY.replace("rate: 10Mbit", "rate: 110Mbit") + BARE, USUAL)
 
 
 # --- errors ------------------------------------------------------------------------------------------------------------
