@@ -73,6 +73,7 @@ class ReportedPod:
     state: str
     reason: str
     clamped: str
+    others: str = ""
 
 
 def needed_of_pod(pod: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +178,7 @@ def reported_pods(report: Mapping[str, Any]) -> dict[str, ReportedPod]:
             str(each.get("state")),
             str(each.get("reason", "")),
             str(each.get("clamped", "")),
+            str(each.get("others", "")),
         )
     return found
 

@@ -73,20 +73,22 @@ def judged(
     except AnnotationsError as error:
         return SidecarVerdict(ReportedPod(*about, "failed", _line(str(error)), ""), None)
     current = sidecar.annotations[EFFECTIVE] == text
-    wanted, clamped = None if current else text, ""
+    wanted, clamped, others = None if current else text, "", ""
     if not found.own_policy:
         try:
-            clamped = _clamped(tuple(sorted({**sidecar.annotations, EFFECTIVE: text}.items())))
+            clamped, others = _remarks(tuple(sorted({**sidecar.annotations, EFFECTIVE: text}.items())))
         except AnnotationsError as error:
             return SidecarVerdict(ReportedPod(*about, "failed", _line(str(error)), ""), wanted)
     state = "programmed" if current and sidecar.ready else "waiting"
-    return SidecarVerdict(ReportedPod(*about, state, "", _line(clamped)), wanted)
+    return SidecarVerdict(ReportedPod(*about, state, "", _line(clamped), _line(others)), wanted)
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _clamped(annotations: tuple[tuple[str, str], ...]) -> str:
-    """What caps lower. Raises :class:`AnnotationsError` for what the sidecar will refuse."""
-    return " ".join(map(str, governed(dict(annotations)).clamps))
+def _remarks(annotations: tuple[tuple[str, str], ...]) -> tuple[str, str]:
+    """What caps lower, and what else may hold the Pod. Raises :class:`AnnotationsError` for what the sidecar will
+    refuse."""
+    policy = governed(dict(annotations))
+    return " ".join(map(str, policy.clamps)), " ".join(policy.neighbours)
 
 
 def _line(text: str) -> str:
@@ -166,7 +168,7 @@ class SidecarKeeper:
         since, failure = self._failures.get(uid, (math.inf, ""))
         if report.state == "failed" or self._now() < since + _PATIENCE_S:
             return report
-        return ReportedPod(report.policy, report.generation, "failed", failure, report.clamped)
+        return ReportedPod(report.policy, report.generation, "failed", failure, report.clamped, report.others)
 
     async def run(self) -> None:
         """Write what is to be written, until cancelled."""

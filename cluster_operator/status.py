@@ -44,6 +44,7 @@ class PolicyTally:
     reasons: Counter[str] = field(default_factory=Counter)
     conflicts: Counter[str] = field(default_factory=Counter)
     clamped: Counter[str] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
 
 
 def tallies(
@@ -84,6 +85,8 @@ def _count(tally: PolicyTally, policy: PolicyObject, pod: WatchedPod, said: Repo
     if said is not None and said.policy == policy.uid and said.generation == policy.generation:
         if said.clamped:
             tally.clamped[said.clamped] += 1
+        if said.others:
+            tally.others[said.others] += 1
         if said.state == "programmed":
             tally.programmed += 1
             return
@@ -165,6 +168,7 @@ def _conditions(
         "Programmed": programmed,
         "Conflicted": _told(tally.conflicts, "Overruled", "NoConflict", "No other policy of its kind wins over it."),
         "Clamped": _told(tally.clamped, "Capped", "NotCapped", "No caps lower it."),
+        "OtherLimits": _told(tally.others, "HeldByOthers", "NoneSeen", "Nothing else is seen that holds its Pods."),
         **readiness(accepted, programmed),
     }
 

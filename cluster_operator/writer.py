@@ -54,7 +54,7 @@ _CLUSTER_EVENTS: Final = "default"
 _IN_FORCE: Final = ("Programmed", MESH_PROGRAMMED)
 _TOLD: Final = {
     ("Accepted", "False"), ("Programmed", "True"), ("Conflicted", "True"), ("Clamped", "True"), (RECORDED, "False"),
-    (MESH_PROGRAMMED, "True"),
+    (MESH_PROGRAMMED, "True"), ("OtherLimits", "True"),
 }  # fmt: skip
 """What is told by an Event when it becomes so."""
 

@@ -40,6 +40,7 @@ from datapath.stepaside.turns import ClassifierThread
 from node_agent.broadcast import Broadcast
 from node_agent.counters import FlowCounters
 from node_agent.datapath import ChosenDatapath, NodeDatapath, choose
+from node_agent.neighbours import limits_of_others
 from node_agent.place import LanePlace, NodeEnds
 from node_agent.state import Earlier, StateFolder
 from node_agent.sweep import Found, Sweeper
@@ -130,6 +131,8 @@ class WorkloadLanes:
         """How first bytes are seen, while lanes are in force."""
         self.place = LanePlace()
         """Where lanes are, while they are in force."""
+        self.others: tuple[str, ...] = ()
+        """What others hold it to, in sentences, as it was seen when lanes came into force here."""
         self.programmed = 0
         """How often lanes were put in force or changed."""
         self._node = node
@@ -265,6 +268,7 @@ class WorkloadLanes:
         at_node = choose(self._node.datapath, lanes, self._mesh, self._obstacle, at_node=True)
         self.place = self._node.ends.place(namespace, interface, at_node)
         self.chosen = self._choose(lanes)
+        self.others = limits_of_others(self._node.ends, namespace, interface, annotated=bool(lanes.neighbours))
         counts = DeviceCounts()
         stack.callback(counts.close)
         installer = Installer(self._node.backends.choose(seal), seal, self._node.backends.proven)
@@ -441,7 +445,8 @@ class WorkloadLanes:
         self.programmed += 1
         self._say(State.PROGRAMMED, "")
         if is_news:
-            self._node.told(self.workload, State.PROGRAMMED, "", self.place.note)
+            note = " ".join(filter(None, (self.place.note, *self.others)))
+            self._node.told(self.workload, State.PROGRAMMED, "", note)
         log.info(
             "lanes in force",
             workload=self.workload.name,
@@ -454,7 +459,7 @@ class WorkloadLanes:
             log.info("programs do not decide here", workload=self.workload.name, reason=self.chosen.reason)
         if self.place.reason:
             log.warning("lanes are at the Pod's end", workload=self.workload.name, reason=self.place.reason)
-        for warning in lanes.warnings:
+        for warning in (*lanes.warnings, *self.others):
             log.warning(warning, workload=self.workload.name)
 
     def _say(self, state: State, reason: str) -> None:

@@ -97,6 +97,7 @@ def _entry(lanes: WorkloadLanes) -> dict[str, Any] | None:
     told = {
         "reason": _line(lanes.reason) if state == "failed" else "",
         "clamped": _line(" ".join(workload.lanes.clamps)) if workload.lanes is not None else "",
+        "others": _line(" ".join((*workload.lanes.neighbours, *lanes.others))) if workload.lanes is not None else "",
     }
     return {
         "uid": workload.uid,

@@ -22,7 +22,7 @@ def workload_status(lanes: WorkloadLanes) -> WorkloadStatus:
         hash=None if wanted.lanes is None else wanted.lanes.digest,
         policy=None if status is None else status.policy.to_document(),
         lost=() if plane is None else plane.repairs.lost,
-        warnings=() if wanted.lanes is None else wanted.lanes.warnings,
+        warnings=() if wanted.lanes is None else (*wanted.lanes.warnings, *lanes.others),
         fleet_policy=wanted.fleet_policy or None,
         cluster_policy=None if wanted.policy is None else str(wanted.policy),
         enforce=None if lanes.in_force_in is None else lanes.place.end.value,

@@ -58,6 +58,8 @@ class WantedLanes:
     warnings: tuple[str, ...] = ()
     clamps: tuple[str, ...] = ()
     """What caps have lowered, in sentences, which are among ``warnings``."""
+    neighbours: tuple[str, ...] = ()
+    """Annotations by which others may hold it, too, in sentences, which are among ``warnings``."""
     mesh_marks: bool = False
     """Whether the mesh's own proxy marks its connections by the policy's classes (``spec.mesh`` of a TrafficPolicy)."""
 
@@ -239,6 +241,7 @@ def _lanes_of_pod(pod: PodPolicy, mesh: Mesh, *, mesh_marks: bool = False) -> Wa
         Datapath(pod.datapath) if pod.datapath in (Datapath.EBPF, Datapath.STEP_ASIDE) else None,
         (*pod.warnings, *_without_effect(pod)),
         tuple(map(str, pod.clamps)),
+        pod.neighbours,
         mesh_marks,
     )
 

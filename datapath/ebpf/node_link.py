@@ -63,7 +63,7 @@ def find_node_link(node: NetworkNamespace, pod: NetworkNamespace, interface: str
             f"{interface} is no end of a veth pair, but {kind or 'a device of the machine'}; there is no other end."
         )
     with node.entered():
-        theirs = next((each for each in _links() if each.index == peer), None)
+        theirs = _of_index(peer)
         sockets = _number_of(pod)
     if (
         theirs is None
@@ -95,7 +95,14 @@ def _is_our_filter(found: Filter, interface: str) -> bool:
     return found.prio in (PROGRAM_PRIO, PROGRAM_PRIO_ARRIVING)
 
 
-def _links(interface: str | None = None) -> Sequence[LinkMessage]:
+def _of_index(index: int) -> LinkMessage | None:
+    try:
+        return next((each for each in _links(socket.if_indextoname(index)) if each.index == index), None)
+    except (OSError, InterfaceNotFoundError):
+        return None
+
+
+def _links(interface: str) -> Sequence[LinkMessage]:
     with NetlinkSocket() as netlink:
         try:
             found = netlink.ask(requests.link_request(interface))

@@ -272,7 +272,7 @@ def _limits(pod: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _told(skip: Skip) -> tuple[str, ...]:
-    return (f"This Pod is not held to limits. {skip.reason}",) if skip.unexpected else ()
+    return (f"This Pod is not held to limits. {skip.reason}",) if skip.unexpected else skip.warnings
 
 
 def _refuse_powerless(pod: Mapping[str, Any]) -> None:

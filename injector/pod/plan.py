@@ -72,11 +72,12 @@ class InjectionPlan:
 @dataclass(frozen=True, slots=True)
 class Skip:
     """The Pod is left unchanged. ``unexpected``: the administrator of a labelled namespace should be warned.
-    ``harmless``: refusing the Pod would change nothing."""
+    ``harmless``: refusing the Pod would change nothing. ``warnings`` go to the client that creates it."""
 
     reason: str
     unexpected: bool = True
     harmless: bool = False
+    warnings: tuple[str, ...] = ()
 
 
 _HELD_BY_AGENT: Final = Skip("Its node's agent holds it to its limits.", unexpected=False)
@@ -164,7 +165,7 @@ def _not_by_a_sidecar(
         return None
     if not asked:
         return _unless_enforced(Skip("It has no limits.", unexpected=False), rules)
-    if not rules.enforced and not _asks(pod):
+    if not rules.enforced and not _asks(pod) and KUBERNETES_INGRESS not in pods.annotations_of(pod):
         return _HELD_BY_AGENT  # whoever creates it cannot mend a policy, whose own status says what is wrong with it
     if pods.spec_of(pod).get("hostNetwork") is True:
         raise InjectionError(
@@ -178,8 +179,8 @@ def _not_by_a_sidecar(
     except SharedPolicyError:
         text = _ANY_POLICY
     verdict = rules.verdict or NO_VERDICT
-    effective_for_agent(annotations, rules, shared=text, base=verdict.base, caps=verdict.caps)
-    return _HELD_BY_AGENT
+    policy = effective_for_agent(annotations, rules, shared=text, base=verdict.base, caps=verdict.caps)
+    return replace(_HELD_BY_AGENT, warnings=policy.neighbours)
 
 
 def _unless_enforced(skip: Skip, rules: NamespaceRules) -> Skip:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "kernel"))  # lab.py and others: Pods that run here
+sys.path.append(str(Path(__file__).parent.parent / "chart"))  # schemas.py: definitions that others publish
 
 from agents import RunningAgent, agents_to_end, launch_agent
 from cluster import Cluster, Tools, ToolsMissingError

@@ -24,6 +24,7 @@ GOOD = [
     traffic_policy(
         "selected", podSelector={"matchLabels": {"app": "web"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]}, priority=10
     ),
+    traffic_policy("meshed", mesh="envoyfilter", podSelector={"matchLabels": {"app": "web"}}, classes=[lane("a", match=[{"host": ["a.shop"]}])]),
     cluster_traffic_policy("good-caps", caps={"total": "1Gbit", "priority": 3}),
     cluster_traffic_policy("good-both", "50Mbit", caps={"ceil": "10Mbit"}, namespaceSelector={"matchLabels": {"team": "a"}}),
 ]  # fmt: skip
@@ -80,6 +81,9 @@ BAD = [
         traffic_policy("bad", "9Gbit", classes=[lane(f"c{i}", "1Mbit", match=[{"port": [1]}] * 100) for i in range(6)]),
         "spec", "A policy has 500 matches at most. Merge them",
     ),
+    (traffic_policy("bad", mesh="envoyfilter", classes=[lane("a")]), "spec", "No match asks for a name"),
+    (traffic_policy("bad", mesh="envoyfilter", podSelector={"matchExpressions": [{"key": "a", "operator": "Exists"}]}), "spec", "Istio's EnvoyFilter selects"),
+    (traffic_policy("bad", mesh="linkerd"), "spec.mesh", 'supported values: "envoyfilter"'),
     (cluster_traffic_policy("bad"), "spec", "The policy says nothing. Add total"),
     (cluster_traffic_policy("bad", caps={}), "spec.caps", "The caps are empty. Say the most"),
     (cluster_traffic_policy("bad", caps={"ceil": "1Gbit"}, classes=[lane("a")]), "spec", "Add total, as in total: 100Mbit"),

@@ -141,6 +141,19 @@ def test_agents_pods_are_checked_by_the_same() -> None:
     assert asked(validate_for_agent, review(pod(annotations=BARE)), broken)["allowed"]
 
 
+@pytest.mark.parametrize("way", ["egress", "ingress"])
+def test_bandwidth_annotations_beside_a_policy_are_told_who_creates_the_pod(way: str) -> None:
+    given = pod(annotations={f"kubernetes.io/{way}-bandwidth": "10M"})
+    place = "total" if way == "egress" else "ingress.total"
+    words = f"kubernetes.io/{way}-bandwidth takes the place of {place} of TrafficPolicy web."
+    for webhook, held in ((validate_for_agent, rules(WEB, mode=Mode.AGENT)), (mutate, rules(WEB))):
+        told = " ".join(asked(webhook, review(given), held)["warnings"])
+        assert words in told
+        assert "Remove the annotation" in told
+    quiet = pod(annotations={"podlane.io/egress-bandwidth": "20M"})
+    assert "warnings" not in asked(validate_for_agent, review(quiet), rules(WEB, mode=Mode.AGENT))
+
+
 def test_templates_are_judged_with_the_policies() -> None:
     template = {"metadata": {}, "spec": pod(annotations=BARE)["spec"]}
     deployment = {"metadata": {"name": "web"}, "spec": {"template": template}}

@@ -66,11 +66,23 @@ def test_all_pods_have_it() -> None:
     assert found["pods"] == {"matched": 2, "programmed": 2, "failed": 0, "overruled": 0}
     assert conditions(found) == {
         "Accepted": ("True", "Accepted"), "Programmed": ("True", "Programmed"),
-        "Conflicted": ("False", "NoConflict"), "Clamped": ("False", "NotCapped"),
+        "Conflicted": ("False", "NoConflict"), "Clamped": ("False", "NotCapped"), "OtherLimits": ("False", "NoneSeen"),
         "Ready": ("True", "Programmed"), "Reconciling": ("False", "Settled"), "Stalled": ("False", "NotStalled"),
     }  # fmt: skip
     assert message(found, "Programmed") == "In force in 2 of 2 Pods."
     assert (found["observedGeneration"], found["reasons"]) == (1, [])
+
+
+def test_what_else_holds_pods_is_told_and_is_no_failure() -> None:
+    other = replace(said(), others="A tbf of others holds what it receives.")
+    found = status(pod("a"), pod("b"), pod("c"), reports={"a": other, "b": other, "c": said()})
+    assert conditions(found)["OtherLimits"] == ("True", "HeldByOthers")
+    assert message(found, "OtherLimits") == "In 2 Pods: A tbf of others holds what it receives."
+    assert conditions(found)["Ready"] == ("True", "Programmed")
+    (told,) = (each for each in happenings(policy(), status(), found) if each.reason == "OtherLimits")
+    assert told.is_warning
+    document = {"pods": [{"uid": "a", "policy": "web", "generation": 1, "state": "programmed", "others": other.others}]}
+    assert reported_pods(document) == {"a": other}
 
 
 def test_no_pod_is_no_failure() -> None:
@@ -128,6 +140,7 @@ def test_times_are_those_of_the_last_change() -> None:
     times = {each["type"]: each["lastTransitionTime"] for each in second["conditions"]}
     assert times == {"Accepted": "2026-01-01T01:00:00Z", "Programmed": "2026-01-01T02:00:00Z",
                      "Conflicted": "2026-01-01T01:00:00Z", "Clamped": "2026-01-01T01:00:00Z",
+                     "OtherLimits": "2026-01-01T01:00:00Z",
                      "Ready": "2026-01-01T02:00:00Z", "Reconciling": "2026-01-01T01:00:00Z",
                      "Stalled": "2026-01-01T01:00:00Z"}  # fmt: skip
 

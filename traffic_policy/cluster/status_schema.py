@@ -28,7 +28,8 @@ _CONDITION: Final = _object(
     "One condition, as Kubernetes has them (metav1.Condition).",
     {
         "type": _text(
-            "Accepted, Programmed, Conflicted, Clamped, Recorded, MeshProgrammed, Ready, Reconciling or Stalled."
+            "Accepted, Programmed, Conflicted, Clamped, OtherLimits, Recorded, MeshProgrammed, Ready, Reconciling or "
+            "Stalled."
         ),
         "status": {"type": "string", "description": "Whether it is so.", "enum": ["True", "False", "Unknown"]},
         "reason": _text("Why, in one word."),
@@ -72,10 +73,10 @@ _STATUS: Final = _object(
         "conditions": {
             "type": "array",
             "description": "Accepted: it can be honoured. Programmed: all its Pods have it. Conflicted: another policy "
-            "of its kind wins in some Pods. Clamped: caps lower it in some Pods. Recorded: the control plane has "
-            "it, where the operator has one. MeshProgrammed: the objects that spec.mesh asks "
-            "for are there. Ready, Reconciling and Stalled: the same in the words by which GitOps "
-            "tools judge (kstatus).",
+            "of its kind wins in some Pods. Clamped: caps lower it in some Pods. OtherLimits: something "
+            "else, as a bandwidth plugin of the node, holds some Pods, too. Recorded: the control plane has it, where "
+            "the operator has one. MeshProgrammed: the objects that spec.mesh asks for are there. Ready, Reconciling "
+            "and Stalled: the same in the words by which GitOps tools judge (kstatus).",
             "items": _CONDITION,
             "maxItems": 16,
             "x-kubernetes-list-type": "map",
@@ -103,6 +104,7 @@ REPORT: Final[dict[str, Any]] = {
                 },
                 "reason": _text("Why it is not.", LONGEST_REASON + 10),
                 "clamped": _text("What caps have lowered.", LONGEST_REASON + 10),
+                "others": _text("What else holds the Pod, as a bandwidth plugin of the node.", LONGEST_REASON + 10),
             },
             "uid",
             "policy",

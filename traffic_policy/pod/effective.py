@@ -79,6 +79,10 @@ def _brief(problem: Problem) -> Problem:
     return replace(problem, path=shortened(problem.path, _LONGEST_PATH), message=shortened(problem.message, _LONGEST))
 
 
+_TOLD: Final = ("warnings", "clamps", "neighbours")
+"""Fields that only say something about the others."""
+
+
 @dataclass(frozen=True, slots=True)
 class PodPolicy:
     """All settings of the annotations. None: not set, so that the reader's default applies.
@@ -101,6 +105,8 @@ class PodPolicy:
     warnings: tuple[str, ...] = ()
     clamps: tuple[Clamp, ...] = ()
     """What caps have lowered in ``policy``."""
+    neighbours: tuple[str, ...] = ()
+    """What else may hold the Pod, in sentences, which are among ``warnings``."""
 
     @property
     def document(self) -> Mapping[str, Any]:
@@ -110,7 +116,7 @@ class PodPolicy:
     @property
     def digest(self) -> str:
         """SHA-256 (64 hexadecimal digits) of all that is in force; the same for annotations that mean the same."""
-        meaning = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("warnings", "clamps")}
+        meaning = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TOLD}
         return hashlib.sha256(json.dumps(meaning, sort_keys=True, default=_plain).encode()).hexdigest()
 
 
@@ -159,12 +165,13 @@ def effective(
     resources = _resources(reader)
     if reader.problems or composed.policy is None:
         raise AnnotationsError(reader.problems)
-    warnings = (*_warnings(annotations, parts), *_neighbours(annotations, parts, base), *composed.warnings)
+    neighbours = (*_warnings(annotations, parts), *_neighbours(annotations, parts, base))
     return PodPolicy(
         policy=composed.policy,
         resources=resources,
         on_failure=on_failure,
-        warnings=warnings,
+        warnings=(*neighbours, *composed.warnings),
+        neighbours=neighbours,
         **settings,
     )
 
