@@ -27,6 +27,11 @@ COUNTERS: Final = ("bytes", "packets", "dropped", "overlimits")
 GAUGES: Final = ("backlog", "workloads", "rate", "ceil", "below")
 FIELDS: Final = COUNTERS + GAUGES
 _WIDTH: Final = len(FIELDS)
+_HELD: Final = slice(FIELDS.index("workloads"), FIELDS.index("ceil") + 1)
+"""What holds until an agent says otherwise: one whose report comes late has its lanes all the same."""
+_STEP: Final = 1 + _HELD.stop - _HELD.start
+"""Numbers that are kept of a lane of an agent: its place, and what holds."""
+_NOTHING: Final = array("Q")
 _MOST: Final = 2**53 - 1
 """What JSON's readers can take for an integer; agents may say anything."""
 
@@ -72,6 +77,13 @@ class TenantFigures:
         self._lanes: Mapping[str, frozenset[str]] = {}
         self._places: dict[LaneKey, int] = {}
         self._now: list[int] = []
+        """What was said in this second: a row for each place, of which what is held is not used."""
+        self._heard = bytearray()
+        """By place, whether anybody has said anything of it in this second."""
+        self._held: list[int] = []
+        """A row for each place: sums of what holds over all agents that are here."""
+        self._said: dict[str, array[int]] = {}
+        """By agent, what of these sums is its own."""
         self._second = 0
         self._past: dict[int, array[int]] = {}
         self._elsewhere: dict[int, array[int]] = {}
@@ -91,26 +103,32 @@ class TenantFigures:
             if len(self._places) > self._most // 2:
                 self._forget()
 
-    def add(self, second: int, sums: Iterable[LaneSum]) -> None:
+    def add(self, second: int, agent: str, sums: Iterable[LaneSum]) -> None:
         """What an agent said in this second (Unix time) of the server's clock."""
         with self._lock:
             # Who reads may have turned to the next second a moment before: what was gathered once is not opened again.
             if second > self._second:
                 self._turn(second)
+            said = array("Q")
             for each in sums:
                 place = self._place(each.policy, each.lane, each.direction)
                 if place is None:
                     continue
+                self._heard[place] = 1
                 now, at = self._now, place * _WIDTH
                 now[at] += each.bytes
                 now[at + 1] += each.packets
                 now[at + 2] += each.dropped
                 now[at + 3] += each.overlimits
                 now[at + 4] += each.backlog
-                now[at + 5] += each.workloads
-                now[at + 6] += each.rate
-                now[at + 7] += each.ceil
                 now[at + 8] += each.below
+                said.extend((place, each.workloads, each.rate, each.ceil))
+            self._hold(agent, said)
+
+    def left(self, agent: str) -> None:
+        """It is not here any more: nothing of it holds."""
+        with self._lock:
+            self._hold(agent, _NOTHING)
 
     def add_elsewhere(self, second: int, rows: Iterable[LaneRow]) -> None:
         """What another process has heard in a second, which is over."""
@@ -204,13 +222,16 @@ class TenantFigures:
 
     def _turn(self, second: int) -> None:
         """Put what was gathered among the past."""
-        if any(self._now):
+        if any(self._heard):
             for key, place in self._places.items():
-                counted = self._counted.setdefault(key, [0] * len(COUNTERS))
+                counted, at = self._counted.setdefault(key, [0] * len(COUNTERS)), place * _WIDTH
                 for number in range(len(COUNTERS)):
-                    counted[number] += self._now[place * _WIDTH + number]
+                    counted[number] += self._now[at + number]
+                if self._heard[place]:
+                    self._now[at + _HELD.start : at + _HELD.stop] = self._held[at + _HELD.start : at + _HELD.stop]
             self._past[self._second] = array("Q", [min(value, _MOST) for value in self._now])
         self._now = [0] * (len(self._places) * _WIDTH)
+        self._heard = bytearray(len(self._places))
         self._second = second
         for past in (self._past, self._elsewhere):
             while past and (first := next(iter(past))) < second - SECONDS:
@@ -229,6 +250,26 @@ class TenantFigures:
                 found.append((second, row))
         return found
 
+    def _hold(self, agent: str, said: array[int]) -> None:
+        """Have an agent's part of the sums be what it said last."""
+        before = self._said.get(agent, _NOTHING)
+        if said == before:
+            return
+        for at in range(0, max(len(before), len(said)), _STEP):
+            old, new = before[at : at + _STEP], said[at : at + _STEP]
+            if old != new:
+                self._hold_lane(old, -1)
+                self._hold_lane(new, 1)
+        if said:
+            self._said[agent] = said
+        else:
+            del self._said[agent]
+
+    def _hold_lane(self, part: array[int], sign: int) -> None:
+        """``part``: a place, and what holds there; or nothing."""
+        for number, value in enumerate(part[1:], part[0] * _WIDTH + _HELD.start if part else 0):
+            self._held[number] += sign * value
+
     def _place(self, policy: str, lane: str, direction: str) -> int | None:
         if policy:
             known = self._lanes.get(policy)
@@ -244,6 +285,8 @@ class TenantFigures:
                 return None
             place = self._places[key] = len(self._places)
             self._now += [0] * _WIDTH
+            self._held += [0] * _WIDTH
+            self._heard.append(0)
         return place
 
     def _forget(self) -> None:
@@ -260,5 +303,12 @@ class TenantFigures:
         self._past = {second: array("Q", moved(row)) for second, row in self._past.items()}
         self._elsewhere = {second: array("Q", moved(row)) for second, row in self._elsewhere.items()}
         self._now = list(moved(self._now))
+        self._held = list(moved(self._held))
+        self._heard = bytearray(self._heard[place] for place in places)
+        numbers = {place: number for number, place in enumerate(places)}
+        for agent, said in self._said.items():
+            parts = (said[at : at + _STEP] for at in range(0, len(said), _STEP))
+            left = [(numbers[part[0]], *part[1:]) for part in parts if part[0] in numbers]
+            self._said[agent] = array("Q", (value for part in left for value in part))
         self._places = {key: number for number, key in enumerate(kept)}
         self._counted = {key: counted for key, counted in self._counted.items() if key in kept}

@@ -104,6 +104,7 @@ class TenantSessions:
         if self._sessions.get(key) is session:
             del self._sessions[key]
             session.status.connected, session.status.since = False, self.now
+            self._silent(session.identity)
             self._awaited.left(key)
             self.changed(session)
 
@@ -122,7 +123,10 @@ class TenantSessions:
             return
         self.status.agents[key] = status
         session = self._sessions.get(key)
-        if session is not None and not session.moving:
+        if session is None:
+            return
+        self._silent(session.identity)
+        if not session.moving:
             del self._sessions[key]
             session.end(GrpcStatus.CANCELLED, REPLACED)
 
@@ -148,12 +152,12 @@ class TenantSessions:
 
     def reported(self, session: AgentSession, lanes: Sequence[LaneSum]) -> None:
         """It has said what went through lanes in the last second."""
-        second = int(self.now)
-        self.status.figures.add(second, lanes)
+        second, agent = int(self.now), session.identity.agent
+        self.status.figures.add(second, agent, lanes)
         if (apart := self.status.cluster_figures(session.identity.cluster)) is not None:
-            apart.add(second, lanes)
+            apart.add(second, agent, lanes)
         for name, traffic in self.status.traffic.items():
-            rollout, agent = self._tenant.policies[name].rollout, session.identity.agent
+            rollout = self._tenant.policies[name].rollout
             labels = self._tenant.labels_at(agent, session.status.labels)
             if rollout is not None and rollout.reaches(name, agent, labels):
                 traffic.now = traffic.now.plus(_traffic(each for each in lanes if each.policy == name))
@@ -203,6 +207,12 @@ class TenantSessions:
         now = self.now
         for session in [each for each in self._sessions.values() if each.expires <= now]:
             session.end(GrpcStatus.UNAUTHENTICATED, EXPIRED)
+
+    def _silent(self, identity: AgentIdentity) -> None:
+        """It says nothing here any more."""
+        self.status.figures.left(identity.agent)
+        if (apart := self.status.clusters.get(identity.cluster)) is not None:
+            apart.left(identity.agent)
 
     def _check(self, cluster: str, node: str) -> None:
         session = self._sessions.get((cluster, node))

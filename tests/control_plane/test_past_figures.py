@@ -135,8 +135,52 @@ def test_counters_only_grow_and_go_with_their_policy() -> None:
     figures.know({"web": frozenset(["web"]), "old": frozenset(["web"])})
     sums = [LaneSum(policy=name, lane="web", direction="egress", bytes=5, dropped=1) for name in ("web", "old")]
     for second in range(1, 4):
-        figures.add(second, sums)
+        figures.add(second, "east/n1", sums)
     assert figures.counters(3)["web", "web", "egress"] == (10, 0, 2, 0)  # not the second that goes on
     assert figures.counters(4)["web", "web", "egress"] == (15, 0, 3, 0)
     figures.know({"web": frozenset(["web"])})
     assert set(figures.counters(5)) == {("web", "web", "egress")}
+
+
+def test_what_holds_stays_while_an_agent_is_here() -> None:
+    """One whose report comes late has its ceilings all the same, and one whose next comes soon has them once."""
+    figures = TenantFigures()
+    figures.know({"web": frozenset(["web", "api"])})
+
+    def says(second: int, node: str, *lanes: str, ceil: int = 10) -> None:
+        sums = [LaneSum(policy="web", lane=each, direction="egress", bytes=5, workloads=2, ceil=ceil) for each in lanes]
+        figures.add(second, f"east/{node}", sums)
+
+    def seen(until: int, seconds: int, field: str, lane: str = "web") -> list[int]:
+        found = {each.lane: each.values[field] for each in figures.window(until, seconds)}
+        return found.get(lane, [])
+
+    says(1, "n2", "web", ceil=20)
+    for second in (1, 2, 3):
+        says(second, "n1", "web", "api")
+    for _ in range(2):
+        says(3, "n2", "web", ceil=20)
+    assert seen(4, 3, "bytes") == [10, 5, 15]
+    assert seen(4, 3, "ceil") == [30, 30, 30]
+    assert seen(4, 3, "workloads") == [4, 4, 4]
+    says(4, "n1", "web", ceil=15)
+    assert (seen(5, 1, "ceil"), seen(5, 1, "ceil", "api")) == ([35], []), "it has this lane no longer"
+    figures.left("east/n2")
+    figures.left("east/n2")
+    says(6, "n1", "api", "web", ceil=15)
+    assert seen(7, 2, "ceil") == [0, 15], "of a second in which nobody speaks nothing is known"
+
+
+def test_what_holds_is_kept_when_another_policy_is_forgotten() -> None:
+    figures = TenantFigures(3)
+    figures.know({"old": frozenset(["web"]), "web": frozenset(["web"])})
+    for node in ("n1", "n2"):
+        sums = [
+            LaneSum(policy=name, lane="web", direction="egress", workloads=1, rate=rate)
+            for name, rate in (("old", 7), ("web", 10))
+        ]
+        figures.add(1, f"east/{node}", sums)
+    figures.know({"web": frozenset(["web"])})
+    figures.add(2, "east/n1", [LaneSum(policy="web", lane="web", direction="egress", workloads=1, rate=5)])
+    [series] = figures.window(3, 2)
+    assert (series.policy, series.values["rate"]) == ("web", [20, 15])

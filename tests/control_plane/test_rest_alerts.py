@@ -47,7 +47,7 @@ class Desk:
     def pass_time(self, seconds: int, overlimits: int) -> None:
         for _ in range(seconds):
             lane = LaneSum(policy="web", lane="web", direction="egress", packets=100, overlimits=overlimits)
-            self.fleet.agents("default").figures.add(self.now, [lane])
+            self.fleet.agents("default").figures.add(self.now, "east/n1", [lane])
             self.now += 1
             self.driver.look()
 
@@ -222,7 +222,7 @@ def test_a_preview_says_what_would_have_waited(desk: Desk) -> None:
         assert desk.api.request(method, policies + path, json=body).is_success
     for bits in (10_000_000, 90_000_000, 30_000_000):
         lane = LaneSum(policy="web", lane="web", direction="egress", bytes=bits // 8, packets=1, workloads=2)
-        desk.fleet.agents("default").figures.add(desk.now, [lane])
+        desk.fleet.agents("default").figures.add(desk.now, "east/n1", [lane])
         desk.now += 1
     wish = {"document": {"total": "100Mbit", "classes": [{**web, "ceil": "20Mbit"}]}, "selector": {}}
     before = desk.store.heads()
