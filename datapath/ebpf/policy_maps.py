@@ -2,7 +2,9 @@
 
 The matches of the table are numbered in order of precedence. A vector has a bit for each of them; for everything that
 can be found in a packet there is the vector of the matches whose criterion of that kind it satisfies. The program
-intersects them and takes the first bit, whatever the number of matches. Equal vectors are stored once.
+intersects them and takes the first bit, whatever the number of matches. Equal vectors are stored once. Behind the
+matches stands one of the default class that everything satisfies, where there is room for it, so that the program
+seldom looks further than the first word.
 
 What the table means is :meth:`datapath.routing.table.RoutingTable.route`; a property test compares the two.
 """
@@ -20,7 +22,7 @@ from typing import Final
 
 from datapath.routing.table import Matcher, RoutingTable
 from traffic_policy.errors import ConfigError
-from traffic_policy.marks import ClassIds
+from traffic_policy.marks import DEFAULT_CLASS_ID, ClassIds
 from traffic_policy.names import parents
 from traffic_policy.policy import Bound, Network, PortRange, Quic, TransportProtocol
 
@@ -148,6 +150,7 @@ def compile_table(
     vectors.number(lambda m: not m.match.needs_content)
     vectors.number(lambda m: m.sni is None and m.host is None)
     vectors.number(lambda m: m.alpn is None)
+    matches = [*((ids[name], m.match.needs_content) for name, m in matchers), (DEFAULT_CLASS_ID, False)]
     compiled = {
         "ports": _ports(table, vectors, exclude),
         "destinations": {
@@ -164,7 +167,8 @@ def compile_table(
             for offer in sorted({offer for _, m in matchers for offer in m.alpn or ()})
         },
         "matches": {
-            _number(i): struct.pack("=BB", ids[name], m.match.needs_content) for i, (name, m) in enumerate(matchers)
+            _number(i): struct.pack("=BB", class_id, needs_content)
+            for i, (class_id, needs_content) in enumerate(matches[:MOST_MATCHES])
         },
     }
     flags = (
@@ -209,7 +213,8 @@ class _Vectors:
         if number is None or always_new:
             number = len(self.entries)
             self._numbers.setdefault(bits, number)
-            self.entries[_number(number)] = _VECTOR.pack(*(bits >> shift & _WORD for shift in range(0, 1024, 64)))
+            whole = bits | 1 << len(self.matchers)  # the default class's; where there is no room for it, it is cut off
+            self.entries[_number(number)] = _VECTOR.pack(*(whole >> shift & _WORD for shift in range(0, 1024, 64)))
         return number
 
 

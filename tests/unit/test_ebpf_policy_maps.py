@@ -23,8 +23,10 @@ def compiled(*matches: Match) -> PolicyMaps:
 
 
 def vectors(maps: PolicyMaps) -> dict[int, int]:
-    """The vectors as integers, by number."""
-    return {int.from_bytes(k, "little"): int.from_bytes(v, "little") for k, v in maps.entries["vectors"].items()}
+    """The vectors of the only match as integers, by number; behind it stands that of the default class."""
+    found = {int.from_bytes(k, "little"): int.from_bytes(v, "little") for k, v in maps.entries["vectors"].items()}
+    assert all(bits & 0b10 for bits in found.values())
+    return {number: bits & ~0b10 for number, bits in found.items()}
 
 
 @settings(max_examples=10)

@@ -9,11 +9,8 @@
 #include "tls.h"
 
 #define MOST_METHOD 32
-#define LOW_BITS 0x0101010101010101ULL
-#define HIGH_BITS 0x8080808080808080ULL
-#define HAS_ZERO(word) (((word) - LOW_BITS) & ~(word) & HIGH_BITS)
 
-enum { METHOD, SPACES, TARGET, VERSION, LINE_END, LINE_START, LINE };
+enum { METHOD, SPACES, TARGET, VERSION, LINE_END, LINE };
 
 static __always_inline int in_token(__u8 byte)
 {
@@ -33,42 +30,39 @@ static __always_inline int is_host(struct scratch *scratch, __u32 at)
 	       BYTE(scratch, at + 4) == ':';
 }
 
-/* One byte, or eight within a line. Returns 1 at the end, or where the form is not plain. */
+/* A byte that matters, with up to seven before it that do not. Returns 1 at the end, or where the form is not plain. Calls
+ * are what takes time, so there are to be few of them. */
 static long head_step(__u32 i, struct round *round)
 {
 	struct scratch *scratch = round->scratch;
 	struct head *head = &scratch->head;
-	__u32 at = head->at;
-	__u8 byte = BYTE(scratch, at);
+	__u32 at = head->at, skipped = 0;
+	__u64 word = WORD_AT(scratch, at);
+	__u8 byte;
 
+	if (head->phase == LINE)
+		skipped = bytes_before(ZERO_IN(word) | ZERO_IN(word ^ LOW_BITS * '\n') | ZERO_IN(word ^ LOW_BITS * '\r'));
+	else if (head->phase == TARGET)
+		skipped = bytes_before(BELOW_IN(word, ' ' + 1) | ZERO_IN(word ^ LOW_BITS * 0x7f));
+	at += skipped;
 	if (at >= head->length)
 		return 1;
-	if (head->phase == LINE) {
-		if (!(at & 7)) {
-			__u64 word = *(__u64 *)(scratch->data + (at & POSITION & ~7));
-
-			if (!(HAS_ZERO(word) | HAS_ZERO(word ^ LOW_BITS * '\n') | HAS_ZERO(word ^ LOW_BITS * '\r'))) {
-				head->at = at + 8;
-				return 0;
-			}
-		}
-		if (byte == '\r') {
-			head->phase = LINE_END;
-			return 0;
-		}
-		if (!byte)
-			return 1;
-		if (byte == '\n')
-			head->phase = LINE_START;
-	} else if (head->phase == LINE_END) {
+	if (skipped == 8) {
+		head->at = at;
+		return 0;
+	}
+	byte = BYTE(scratch, at);
+	if (head->phase == LINE || head->phase == LINE_END) {
 		if (byte == '\r' && at + 1 < head->length) {
 			at++;
 			byte = BYTE(scratch, at);
 		}
 		if (byte != '\n')
 			return 1;
-		head->phase = LINE_START;
-	} else if (head->phase == LINE_START) {
+		at++;
+		if (at >= head->length)
+			return 1;
+		byte = BYTE(scratch, at);
 		if (byte == '\n' || (byte == '\r' && at + 1 < head->length && BYTE(scratch, at + 1) == '\n')) {
 			head->whole = 1;
 			return 1;
@@ -92,10 +86,9 @@ static long head_step(__u32 i, struct round *round)
 		else if (byte != ' ')
 			return 1;
 	} else if (head->phase == TARGET) {
-		if (byte == ' ')
-			head->phase = VERSION;
-		else if (byte < ' ' || byte == 0x7f)
+		if (byte != ' ')
 			return 1;
+		head->phase = VERSION;
 	} else if (byte != ' ') {
 		if (byte != 'H' || BYTE(scratch, at + 1) != 'T' || BYTE(scratch, at + 2) != 'T' ||
 		    BYTE(scratch, at + 3) != 'P' || BYTE(scratch, at + 4) != '/' || BYTE(scratch, at + 5) != '1' ||
@@ -110,13 +103,25 @@ static long head_step(__u32 i, struct round *round)
 
 enum { BEFORE, NAME, PORT, AFTER };
 
-/* One byte of the Host field's value. */
+/* One byte of the Host field's value, with up to seven of a name before it. */
 static long host_byte(__u32 i, struct round *round)
 {
 	struct host *host = &round->scratch->host;
-	__u8 byte = BYTE(round->scratch, host->at);
-	__u32 at = host->at++;
+	__u64 word = WORD_AT(round->scratch, host->at);
+	__u32 at = host->at, skipped;
+	__u8 byte;
 
+	if (host->phase == NAME) {
+		skipped = bytes_before(BELOW_IN(word, ' ' + 1) | ZERO_IN(word ^ LOW_BITS * ':'));
+		at += skipped;
+		host->length += skipped;
+		if (skipped == 8) {
+			host->at = at;
+			return 0;
+		}
+	}
+	host->at = at + 1;
+	byte = BYTE(round->scratch, at);
 	if (byte == '\r' || byte == '\n') {
 		host->good = host->phase != BEFORE;
 		return 1;

@@ -27,9 +27,8 @@ enum {
 	BY_CONTENT,
 };
 
-/* Bytes of a name and of a list of ALPN offers that are kept, for when the policy changes. Longer ones are not: such a
- * connection keeps its class for as long as that exists. */
-#define KEPT_NAME 64
+/* KEPT_NAME bytes of a name, and so many of a list of ALPN offers, are kept for when the policy changes. Longer ones are
+ * not: such a connection keeps its class for as long as that exists. */
 #define KEPT_OFFERS 32
 
 struct flow {
@@ -40,6 +39,7 @@ struct flow {
 	__u8 inbound; /* opened by a client */
 	__u8 kept; /* 1 + WAS_*; 0: nothing */
 	__u8 name_length, offers_length;
+	struct criteria found; /* of all its packets, in this generation */
 	__u64 cookie; /* drawn at random */
 	__u8 name[KEPT_NAME], offers[KEPT_OFFERS];
 };
@@ -78,19 +78,23 @@ static __always_inline void count(__u32 class_id, __u32 kind)
 /* The class by the packet alone, and CONTENT_DECIDES if content could decide otherwise. */
 __noinline __u32 class_of_packet(struct packet *packet)
 {
-	struct criteria found;
-	__u32 decides = 0;
+	__u32 first;
 
 	if (!packet)
 		return DEFAULT_CLASS;
-	packet_criteria(packet, &found);
-	if (packet->kind == KIND_TCP || packet->kind == KIND_INBOUND || packet->kind == KIND_UDP)
-		decides = first_match(&found, ANY_CONTENT, 0) & CONTENT_DECIDES;
-	return (first_match(&found, NO_CONTENT, 0) & 0xff) | decides;
+	packet_criteria(packet, &packet->found);
+	if (packet->kind == KIND_TCP || packet->kind == KIND_INBOUND || packet->kind == KIND_UDP) {
+		first = first_match(&packet->found, ANY_CONTENT, 0);
+		if (!(first & CONTENT_DECIDES))
+			return first;
+		return (first_match(&packet->found, NO_CONTENT, 0) & 0xff) | CONTENT_DECIDES;
+	}
+	return first_match(&packet->found, NO_CONTENT, 0) & 0xff;
 }
 
-/* The class by the data of a connection's first packet with some, and WAS_* in the next byte. Without a class the packet
- * decides, since the data is of no protocol that has names; UNREAD: that cannot be told here. */
+/* The class by the data of a connection's first packet with some, and by what class_of_packet() has found; WAS_* in the
+ * next byte. Without a class the packet decides, since the data is of no protocol that has names; UNREAD: that cannot be
+ * told here. */
 #define UNREAD 0x10000
 #define WAS_SHIFT 8
 
@@ -100,7 +104,6 @@ __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 	struct settings *settings = settings_in_force();
 	struct scratch *scratch = scratch_memory();
 	struct found_names found_names = {};
-	struct criteria found;
 	__u32 content, was, with_alpn = 0;
 	__u64 size;
 
@@ -138,16 +141,15 @@ __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 	}
 	packet->name = found_names.name;
 	packet->name_length = found_names.name_length;
-	packet_criteria(packet, &found);
-	return (first_match(&found, content, with_alpn) & 0xff) | was << WAS_SHIFT;
+	return (first_match(&packet->found, content, with_alpn) & 0xff) | was << WAS_SHIFT;
 }
 
-/* The class by the names that are kept of a connection; 0 if that cannot be told. */
+/* The class by the names that are kept of a connection, and by what class_of_packet() has found; 0 if that cannot be
+ * told. */
 __noinline __u32 class_of_kept(struct packet *packet, struct flow *flow)
 {
 	struct name_vectors vectors = { NO_NAME, NO_CONTENT };
 	struct scratch *scratch = scratch_memory();
-	struct criteria found;
 	__u32 tls, offers;
 
 	if (!packet || !flow || !scratch)
@@ -160,36 +162,33 @@ __noinline __u32 class_of_kept(struct packet *packet, struct flow *flow)
 		return 0;
 	if (tls && !unite_offers(offers, offers + flow->offers_length))
 		return 0;
-	packet_criteria(packet, &found);
-	return first_match(&found, tls ? vectors.sni : vectors.host, tls) & 0xff;
+	return first_match(&packet->found, tls ? vectors.sni : vectors.host, tls) & 0xff;
 }
 
-/* Keep what class_of_data() has read. */
-static __always_inline void keep(struct __sk_buff *skb, const struct packet *packet, const struct settings *settings,
-				 struct flow *flow, __u32 was)
+/* Copy a word if the name goes on there. */
+static __always_inline void keep_word(struct scratch *scratch, __u8 *to, __u32 from, __u32 length, __u32 at)
 {
-	__u32 data = settings->link_header + packet->data;
-	__u64 name = packet->name_length, offers = packet->offers_length;
+	if (at < length)
+		*(__u64 *)(to + at) = WORD_AT(scratch, from + at);
+}
+
+/* Keep what class_of_data() has read, which is in the scratch memory still: a call to read it again would take longer. */
+static __always_inline void keep(const struct packet *packet, struct flow *flow, __u32 was)
+{
+	__u32 name_length = packet->name_length, offers_length = packet->offers_length;
+	struct scratch *scratch = scratch_memory();
 
 	flow->kept = 0;
-	flow->name_length = name;
-	flow->offers_length = offers;
-	if (name > KEPT_NAME || offers > KEPT_OFFERS)
+	flow->name_length = name_length;
+	flow->offers_length = offers_length;
+	if (!scratch || name_length > KEPT_NAME || offers_length > KEPT_OFFERS)
 		return;
-	if (name) {
-		name--;
-		asm volatile("%0 &= 63" : "+r"(name));
-		name++;
-		if (bpf_skb_load_bytes(skb, data + packet->name, flow->name, name))
-			return;
-	}
-	if (offers) {
-		offers--;
-		asm volatile("%0 &= 31" : "+r"(offers));
-		offers++;
-		if (bpf_skb_load_bytes(skb, data + packet->offers, flow->offers, offers))
-			return;
-	}
+#pragma clang loop unroll(full)
+	for (int i = 0; i < KEPT_NAME / 8; i++)
+		keep_word(scratch, flow->name, packet->name, name_length, i * 8);
+#pragma clang loop unroll(full)
+	for (int i = 0; i < KEPT_OFFERS / 8; i++)
+		keep_word(scratch, flow->offers, packet->offers, offers_length, i * 8);
 	flow->kept = 1 + was;
 }
 
@@ -278,8 +277,10 @@ static __always_inline void read_or_show(struct __sk_buff *skb, struct packet *p
 	__u32 behind = packet->sequence - flow->first_byte;
 	__u32 found = UNREAD;
 
-	if (flow->state == OPEN && packet->sequence == flow->first_byte)
+	if (flow->state == OPEN && packet->sequence == flow->first_byte) {
+		packet->found = flow->found;
 		found = class_of_data(skb, packet);
+	}
 	if (found & UNREAD) {
 		flow->state = ASKED;
 		if (behind < PATIENCE) {
@@ -295,7 +296,7 @@ static __always_inline void read_or_show(struct __sk_buff *skb, struct packet *p
 	if (found & 0xff) {
 		flow->class_id = found;
 		flow->by = BY_CONTENT;
-		keep(skb, packet, settings, flow, found >> WAS_SHIFT);
+		keep(packet, flow, found >> WAS_SHIFT);
 	}
 	flow->state = DECIDED;
 	count(flow->class_id, found >> WAS_SHIFT);
@@ -346,6 +347,7 @@ static __always_inline void refresh(const struct settings *settings, struct pack
 
 	if (flow->generation != settings->generation) {
 		class_id = class_of_packet(packet);
+		flow->found = packet->found;
 		if (flow->kept)
 			again = class_of_kept(packet, flow);
 		if (again)
@@ -379,24 +381,14 @@ static __always_inline int send_datagram(struct __sk_buff *skb, struct packet *p
 	return send_in(skb, settings, class_id ? class_id : by_packet & 0xff);
 }
 
-SEC("tc") int podlane_egress(struct __sk_buff *skb)
+/* A packet whose class is not known yet. */
+static __noinline int decide(struct __sk_buff *skb, struct settings *settings, struct flow *flow)
 {
-	struct settings *settings = settings_in_force();
 	struct bpf_sock *sk = skb->sk;
 	struct packet packet = {};
-	struct flow *flow = 0;
 
-	if (!settings)
-		return TC_ACT_UNSPEC;
 	if (sk)
 		sk = bpf_sk_fullsock(sk);
-	if (sk) {
-		flow = bpf_sk_storage_get(&flows, sk, 0, 0);
-		/* A socket may be connected again: then a SYN comes before anything else. */
-		if (flow && flow->state == DECIDED && flow->generation == settings->generation &&
-		    sk->state != BPF_TCP_SYN_SENT)
-			return send_in(skb, settings, flow->class_id);
-	}
 	if (!read_packet(skb, &packet))
 		return send_in(skb, settings, DEFAULT_CLASS);
 	if (packet.kind != KIND_TCP)
@@ -426,6 +418,24 @@ SEC("tc") int podlane_egress(struct __sk_buff *skb)
 	if (flow->state != DECIDED && packet.data_length)
 		read_or_show(skb, &packet, settings, flow);
 	return send_in(skb, settings, flow->class_id);
+}
+
+SEC("tc") int podlane_egress(struct __sk_buff *skb)
+{
+	struct settings *settings = settings_in_force();
+	struct bpf_sock *sk = skb->sk;
+	struct flow *flow = 0;
+
+	if (!settings)
+		return TC_ACT_UNSPEC;
+	if (sk) {
+		flow = bpf_sk_storage_get(&flows, sk, 0, 0);
+		/* A socket may be connected again: then a SYN comes before anything else. */
+		if (flow && flow->state == DECIDED && flow->generation == settings->generation &&
+		    sk->state != BPF_TCP_SYN_SENT)
+			return send_in(skb, settings, flow->class_id);
+	}
+	return decide(skb, settings, flow);
 }
 
 /* Read what a client says first. Its packets themselves are left as they are. */

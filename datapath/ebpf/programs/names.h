@@ -26,39 +26,48 @@ static __always_inline void take(struct hashing *name, __u8 byte)
 	name->second = modulo(name->second * name->key_2 + byte);
 }
 
-static long name_byte(__u32 i, struct round *round)
+/* One byte of a name. Returns 0 if it may not be there. */
+static __always_inline int name_byte(struct hashing *name, __u8 byte)
 {
-	struct hashing *name = &round->scratch->hashing;
-	__u8 byte;
-
-	if (i >= name->length)
-		return 1;
-	byte = BYTE(round->scratch, name->at + name->length - 1 - i);
 	if (byte >= 'A' && byte <= 'Z')
 		byte |= 0x20;
 	if (byte == '.') {
 		__u64 key = WILDCARD | name->first << 31 | name->second;
 		struct name_vectors *found = bpf_map_lookup_elem(&names, &key);
 
-		if (!name->label) {
-			name->bad = 1;
-			return 1;
-		}
+		if (!name->label)
+			return 0;
 		name->label = 0;
 		if (found) {
 			name->sni = found->sni;
 			name->host = found->host;
 		}
 	} else if ((byte >= 'a' && byte <= 'z') || (byte >= '0' && byte <= '9') || byte == '-' || byte == '_') {
-		if (++name->label > MOST_LABEL) {
+		if (++name->label > MOST_LABEL)
+			return 0;
+	} else {
+		return 0;
+	}
+	take(name, byte);
+	return 1;
+}
+
+#define BYTES_A_STEP 4 /* calls are what takes time */
+
+static long name_step(__u32 i, struct round *round)
+{
+	struct hashing *name = &round->scratch->hashing;
+
+#pragma clang loop unroll(full)
+	for (int j = 0; j < BYTES_A_STEP; j++) {
+		if (!name->length)
+			return 1;
+		name->length--;
+		if (!name_byte(name, BYTE(round->scratch, name->at + name->length))) {
 			name->bad = 1;
 			return 1;
 		}
-	} else {
-		name->bad = 1;
-		return 1;
 	}
-	take(name, byte);
 	return 0;
 }
 
@@ -92,7 +101,7 @@ __noinline int look_up_name(__u32 at, __u32 length, struct name_vectors *satisfi
 	if (!length || length > MOST_NAME)
 		return 0;
 	begin_hash(round.scratch, settings, at, length);
-	bpf_loop(MOST_NAME, name_byte, &round, 0);
+	bpf_loop(MOST_NAME / BYTES_A_STEP + 1, name_step, &round, 0);
 	name = &round.scratch->hashing;
 	if (name->bad || !name->label)
 		return 0;

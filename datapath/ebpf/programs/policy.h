@@ -4,7 +4,8 @@
  *
  * The matches of the policy are numbered in order of precedence. For each criterion a map gives a vector: bit N is set
  * when what was found satisfies that criterion of match N. The vectors are intersected, and the first bit that is left
- * is the match that decides. So the time does not grow with the number of matches or names.
+ * is the match that decides. So the time does not grow with the number of matches or names. Behind the policy's matches
+ * stands one that everything satisfies, the default class's, so that seldom more than the first word is looked at.
  */
 #ifndef PODLANE_POLICY_H
 #define PODLANE_POLICY_H
@@ -134,11 +135,6 @@ static __always_inline struct settings *settings_in_force(void)
 
 	return bpf_map_lookup_elem(&settings, &zero);
 }
-
-/* What a packet satisfies, by number of the vector. */
-struct criteria {
-	__u32 port, destination, source;
-};
 
 static __always_inline void packet_criteria(const struct packet *packet, struct criteria *found)
 {

@@ -13,6 +13,8 @@
 #define WORDS 16 /* 1,024 matches */
 #define MOST_BYTES 4096
 #define POSITION (MOST_BYTES - 1)
+#define KEPT_NAME 64
+#define BEHIND 8 /* bytes that a word may reach behind the last position */
 
 struct vector {
 	__u64 words[WORDS];
@@ -71,7 +73,7 @@ struct scratch {
 	struct head head;
 	struct host host;
 	struct beginning beginning __attribute__((aligned(8))); /* the data has to follow */
-	__u8 data[MOST_BYTES] __attribute__((aligned(8)));
+	__u8 data[MOST_BYTES + BEHIND] __attribute__((aligned(8)));
 };
 
 struct {
@@ -94,6 +96,24 @@ struct round {
 };
 
 #define BYTE(scratch, at) ((scratch)->data[(at) & POSITION])
+
+/* Eight bytes, at any place: the processors for which programs are compiled read them at once. */
+#define WORD_AT(scratch, at) (*(__u64 *)((scratch)->data + ((at) & POSITION)))
+
+#define LOW_BITS 0x0101010101010101ULL
+#define HIGH_BITS 0x8080808080808080ULL
+/* The high bits of the bytes that are zero, or below a small number; the lowest that is set is right, those above it need
+ * not be. */
+#define ZERO_IN(word) (((word) - LOW_BITS) & ~(word) & HIGH_BITS)
+#define BELOW_IN(word, number) (((word) - LOW_BITS * (number)) & ~(word) & HIGH_BITS)
+
+/* How many bytes stand before the lowest whose high bit is set; 8 if none is. */
+static __always_inline __u32 bytes_before(__u64 high_bits)
+{
+	__u64 lowest = (high_bits & -high_bits) >> 7;
+
+	return ((lowest - 1) & LOW_BITS) * LOW_BITS >> 56;
+}
 
 static __always_inline __u32 two_bytes(struct scratch *scratch, __u32 at)
 {

@@ -27,6 +27,11 @@ enum { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_INBOUND };
 #define FLAG_SYN 0x02
 #define FLAG_ACK 0x10
 
+/* What a packet satisfies by what is in its headers, by number of the vector (policy.h). */
+struct criteria {
+	__u32 port, destination, source;
+};
+
 struct packet {
 	__u32 source[4], destination[4]; /* IPv4 as ::ffff:a.b.c.d; big endian */
 	__u16 source_port, destination_port; /* big endian; 0 without ports */
@@ -34,6 +39,7 @@ struct packet {
 	__u32 data, data_length; /* where the data begins, from the network header, and its bytes */
 	__u8 kind, flags, version, zero;
 	__u16 name, name_length, offers, offers_length; /* where class_of_data() has found them in the data */
+	struct criteria found; /* by class_of_packet() */
 };
 
 #endif
