@@ -2,7 +2,7 @@
 
 Both take their limits from the annotations ``kubernetes.io/ingress-bandwidth`` and ``egress-bandwidth``, and know no
 classes: what waits in their queue waits there whatever its class. The plugin lays tbf at the node's end for what the
-Pod receives, and leads what it sends to an ifb named ``bwp...`` (https://www.cni.dev/plugins/current/meta/bandwidth/).
+Pod receives, and leads what it sends, by u32, to an ifb named ``bwp...`` (https://www.cni.dev/plugins/current/meta/bandwidth/).
 Cilium's program at the node's end, of an interface named ``lxc...``, says when a packet may leave, and fq at the node's
 own interface keeps to that (https://docs.cilium.io/en/stable/network/kubernetes/bandwidth-manager/).
 """
@@ -10,7 +10,7 @@ own interface keeps to that (https://docs.cilium.io/en/stable/network/kubernetes
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -22,7 +22,8 @@ from datapath.network_namespace import NetworkNamespace
 from node_agent.place import NodeEnds
 from tc_core.diff import is_ours
 from tc_core.errors import InterfaceNotFoundError, KernelError
-from tc_core.model import Observed, OtherQdisc, RedirectFilter
+from tc_core.model import Filter, Observed, OtherFilter, OtherQdisc
+from tc_core.qdiscs.tbf import Tbf
 from tc_core.rtnetlink.kernel import NetlinkKernel
 
 _PLUGIN_IFB: Final = "bwp"
@@ -48,7 +49,7 @@ def limits_of_others(ends: NodeEnds, pod: NetworkNamespace, interface: str, *, a
             link = find_node_link(node, pod, interface)
             with node.entered(), NetlinkKernel() as kernel:
                 seen = kernel.observe(link.interface)
-                found = list(_of_plugin(seen))
+                found = list(_of_plugin(kernel, seen))
                 if cilium := _of_cilium(kernel, seen):
                     if annotated:
                         found.append(f"{cilium}. {_REMEDY.format('kubernetes.io/egress-bandwidth')}")
@@ -58,15 +59,15 @@ def limits_of_others(ends: NodeEnds, pod: NetworkNamespace, interface: str, *, a
     return ()
 
 
-def _of_plugin(seen: Observed) -> Iterator[str]:
-    root = seen.root
-    if root is not None and not is_ours(seen) and isinstance(root, OtherQdisc) and root.kind == "tbf":
+def _of_plugin(kernel: NetlinkKernel, seen: Observed) -> Iterator[str]:
+    if isinstance(seen.root, Tbf) and not is_ours(seen):
         yield (
-            "A tbf of others at the node's end of its link holds what it receives, as CNI's bandwidth plugin does. "
+            f"A tbf of others at the node's end of its link holds what it receives to {seen.root.rate}, as CNI's "
+            "bandwidth plugin does. "
             f"{_REMEDY.format('kubernetes.io/ingress-bandwidth')}"
         )
-    devices = (each.device for each in seen.ingress if isinstance(each, RedirectFilter))
-    if any(each.startswith(_PLUGIN_IFB) for each in devices):
+    leads_away = any(isinstance(each, OtherFilter) and each.kind == "u32" for each in seen.ingress)
+    if leads_away and any(name.startswith(_PLUGIN_IFB) for name in kernel.interfaces()):
         yield (
             "A device of CNI's bandwidth plugin, behind the node's end of its link, holds what it sends. "
             f"{_REMEDY.format('kubernetes.io/egress-bandwidth')}"
@@ -82,10 +83,20 @@ def _of_cilium(kernel: NetlinkKernel, seen: Observed) -> str:
         programs = foreign_programs(socket.if_nametoindex(name))
     except (BpfError, OSError):
         programs = []
-    is_there = any(each.startswith(_CILIUM_PROGRAM) for each in programs)
-    if not is_there and not any(each.kind == "bpf" for each in (*seen.ingress, *seen.egress)):
-        return ""
     uplink = kernel.default_route_interface()
-    if uplink is None or all(getattr(each, "kind", "") != _PACED for each in kernel.observe(uplink).qdiscs):
+    return "" if uplink is None else cilium_at(seen, programs, kernel.observe(uplink))
+
+
+def cilium_at(seen: Observed, programs: Sequence[str], uplink: Observed) -> str:
+    """The same, of what is at the node's end of a Pod's link, as programs at tcx or as filters, and at the node's own
+    interface. Pure."""
+    is_there = any(each.startswith(_CILIUM_PROGRAM) for each in programs)
+    if not is_there and not any(_is_program(each) for each in (*seen.ingress, *seen.egress)):
         return ""
-    return _CILIUM.format(uplink=uplink)
+    if not any(isinstance(each, OtherQdisc) and each.kind == _PACED for each in uplink.qdiscs):
+        return ""
+    return _CILIUM.format(uplink=uplink.link.name)
+
+
+def _is_program(found: Filter) -> bool:
+    return isinstance(found, OtherFilter) and found.kind == "bpf"
