@@ -30,6 +30,8 @@ _SPACING_S: Final = 0.05
 """Seconds between two requests."""
 _RETRY_S: Final = 5.0
 """Seconds before what has failed is tried again."""
+_CALM_S: Final = 2.0
+"""Seconds before the same object is written again: somebody else may want it otherwise, and not give in."""
 _GONE_S: Final = 15.0
 """Seconds for which a policy must be gone before its object is removed: longer than an API server that has just started
 may say that it knows no such policies."""
@@ -65,6 +67,7 @@ class MeshKeeper:
         """Why one could not be written, and when that is to be tried again."""
         self._written: dict[Place, tuple[str, str]] = {}
         """The digest of what was written, and of what the API server made of it."""
+        self._wrote_at: dict[Place, float] = {}
         self._gone: dict[Place, float] = {}
         self._stirred = trio.Event()
 
@@ -94,6 +97,8 @@ class MeshKeeper:
         if wanted != self._wanted or self._policies != sound:
             self._wanted, self._policies = wanted, sound
             self._problems = {place: why for place, why in self._problems.items() if place in wanted}
+            self._wrote_at = {place: at for place, at in self._wrote_at.items() if place in wanted}
+            self._written = {place: digests for place, digests in self._written.items() if place in wanted}
             self._stirred.set()
         return {uid: self._state(policies[uid][0], wish) for uid, wish in wishes.items() if not policies[uid][1]}
 
@@ -121,6 +126,7 @@ class MeshKeeper:
                 self._stirred.set()
                 stirred()
 
+        self._there = self._policies = None  # what an earlier turn as the leader has left may have changed
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lambda: follow(self._api, _COLLECTION, saw, _needed, defined=False))
             while True:
@@ -134,21 +140,21 @@ class MeshKeeper:
         if self._there is None or self._policies is None:
             return _GONE_S
         now = trio.current_time()
-        for place in list(self._wanted):
+        due = [place for place in self._wanted if not self._is_right(place) and not self._waits(place, now)]
+        # Where there is one, there is a definition.
+        undefined = bool(due) and not self._there and not await self._is_defined()
+        for place in due:
             if place not in self._wanted or self._is_right(place):
-                self._problems.pop(place, None)
                 continue
-            if self._problems.get(place, ("", 0.0))[1] > now:
-                continue
-            before = self._problems.get(place)
-            why = await self._write(place)
+            why = NO_DEFINITION if undefined else await self._write(place)
+            self._wrote_at[place] = trio.current_time()
+            before, _ = self._problems.pop(place, ("", 0.0))
             if why:
                 self._problems[place] = why, trio.current_time() + _RETRY_S
-            else:
-                self._problems.pop(place, None)
-            if (before[0] if before else "") != why:
+            if before != why:
                 stirred()
-            await trio.sleep(_SPACING_S)
+            if not undefined:
+                await trio.sleep(_SPACING_S)
         there = self._there.items()
         extra = {place: each for place, each in there if place not in self._wanted and each.owner not in self._faulty}
         self._gone = {place: self._gone.get(place, now) for place in extra}
@@ -156,7 +162,12 @@ class MeshKeeper:
             if each.owner in self._policies or now >= self._gone[place] + _GONE_S:
                 await self._remove(place, each)
                 await trio.sleep(_SPACING_S)
-        return _RETRY_S if self._problems or extra else 10 * _GONE_S
+        waiting = any(not self._is_right(place) for place in self._wanted)
+        return _CALM_S if waiting or extra else 10 * _GONE_S
+
+    def _waits(self, place: Place, now: float) -> bool:
+        """Whether it is too early to write it again."""
+        return max(self._problems.get(place, ("", 0.0))[1], self._wrote_at.get(place, -_CALM_S) + _CALM_S) > now
 
     async def _write(self, place: Place) -> str:
         """Why it could not be written; empty: it is, which the watch tells a moment later."""
@@ -174,7 +185,7 @@ class MeshKeeper:
                 # What others have added is theirs, so that to apply again does not take it away.
                 made = await self._api.update(resource, {**made, "spec": document["spec"]})
         except NotFoundError:
-            return NO_DEFINITION if not await self._is_defined() else f"There is no namespace {place[0]} any more."
+            return f"There is no namespace {place[0]} any more, or no definition of EnvoyFilter."
         except ApiError as error:
             log_some.warning("an EnvoyFilter cannot be written", namespace=place[0], name=place[1], error=str(error))
             return str(error)
@@ -207,7 +218,6 @@ class MeshKeeper:
         except ApiError as error:
             log_some.warning("an EnvoyFilter cannot be removed", namespace=place[0], name=place[1], error=str(error))
             return
-        self._written.pop(place, None)
         log.info("EnvoyFilter removed", namespace=place[0], name=place[1])
 
 

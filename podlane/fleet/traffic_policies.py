@@ -108,6 +108,8 @@ def _fleet_policy(found: PolicyObject) -> FleetTrafficPolicy:
         )
     if found.caps is not None:
         raise ConfigError("spec.caps: A control plane has none for labels. Apply it to the clusters by kubectl.")
+    if found.mesh is not None:
+        raise ConfigError("spec.mesh: A control plane makes no objects of a mesh. Remove it, or apply this by kubectl.")
     selector = _equal(found.target.pod_selector, "podSelector")
     namespace = found.namespace
     if above := _equal(found.namespace_selector, "namespaceSelector"):

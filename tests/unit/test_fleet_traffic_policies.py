@@ -54,6 +54,7 @@ def test_anything_else_is_read_as_a_policy(text: str) -> None:
     ("document", "words"),
     [
         (policy(priority=5), "spec.priority: A control plane has none"),
+        (policy(mesh="envoyfilter"), "spec.mesh: A control plane makes no objects of a mesh."),
         (policy(kind="ClusterTrafficPolicy", caps={"total": "1Mbit"}), "spec.caps: A control plane has none"),
         (policy(podSelector={"matchExpressions": [{"key": "a", "operator": "Exists"}]}), "matchExpressions[0]: A control plane selects"),
         (
