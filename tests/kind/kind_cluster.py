@@ -360,6 +360,7 @@ class Client:
             until(
                 "a request that is answered",
                 lambda: asking.done() or self.run("sh", "-c", f"[ ! -e {_ASKED} ] || cat {_ASKED}"),
+                patience=60,
             )
             try:
                 yield

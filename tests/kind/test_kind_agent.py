@@ -97,7 +97,7 @@ def restarts(cluster: KindCluster) -> int:
 
 
 def test_an_agent_killed_under_load_is_missed_by_nobody(agents: KindCluster, web: Client, server: Server) -> None:
-    before = until("an agent", lambda: restarts(agents) + 1) - 1
+    before = until("an agent", lambda: restarts(agents) + 1, patience=60) - 1
     with web.asking(server):
         agents.kill(agents_container(agents), "SIGKILL")
         assert web.is_held(server, SIZE, "other.example.com", "bulk")

@@ -34,7 +34,7 @@ def test_an_upgrade_under_load_loses_no_pod_and_no_request(
     """Both injectors are replaced; every Pod that is created meanwhile is injected, and sidecars go on."""
     client = Client.start(shop, "asking")
     with PodCreator(administrator(installed, tmp_path), shop.namespace) as creator, client.asking(server):
-        until("requests through the sidecar", lambda: client.lanes()["video"]["connections"]["total"])
+        until("requests through the sidecar", lambda: client.lanes()["video"]["connections"]["total"], patience=60)
         creator.more()
         installed.upgrade("injector.logLevel=debug")
         creator.more()

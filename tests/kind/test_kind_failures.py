@@ -100,7 +100,7 @@ def test_a_hung_proxy_is_done_without_and_replaced(victim: Client, server: Serve
     assert "go direct" in line
     assert 0 < at - stopped < 1
     until("another proxy", lambda: restarts(victim, "hang") == before + 1, patience=30)
-    until("its rules", lambda: in_force(victim))
+    until("its rules", lambda: in_force(victim), patience=60)
     assert victim.is_held(server, SIZE, "video.example.com", "http")
     assert victim.status_of("podlane")["restartCount"] == starts
 
@@ -126,7 +126,7 @@ def test_traffic_goes_on_while_a_proxy_out_of_memory_is_replaced(shop: Kubectl, 
     pod = Client.start(shop, "full", given)
     with ThreadPoolExecutor(1) as pool:
         by_port = pool.submit(pod.upload, server, 4 * SIZE, "other.example.com", "bulk")
-        until("bytes on their way", lambda: pod.lanes()["bulk"]["bytes"])
+        until("bytes on their way", lambda: pod.lanes()["bulk"]["bytes"], patience=60)
         with suppress(RefusedError):  # it belongs to the container
             pod.run("python3", "-c", FILL, container="podlane")
         assert not by_port.done()

@@ -84,10 +84,10 @@ def test_what_a_pod_may_not_open_is_refused(shop: Kubectl, sender: Client, serve
         shop, podSelector={"matchLabels": label_of(sender)}, policyTypes=["Egress"],
         egress=[{"to": to, "ports": HTTP_ONLY}],
     ):  # fmt: skip
-        until("the policy to be enforced", lambda: not reaches(sender, server, "tls", 4))
+        until("the policy to be enforced", lambda: not reaches(sender, server, "tls", 4), patience=60)
         assert {each: reaches(sender, server, *each) for each in asked} == {each: each[0] == "http" for each in asked}
         assert sender.is_held(server, SIZE, "video.example.com", "http")
-    until("the policy to be gone", lambda: reaches(sender, server, "tls", 4))
+    until("the policy to be gone", lambda: reaches(sender, server, "tls", 4), patience=60)
 
 
 def test_whom_a_pod_does_not_let_in_is_refused(
@@ -100,7 +100,7 @@ def test_whom_a_pod_does_not_let_in_is_refused(
         "podSelector": {"matchLabels": label_of(sender)},
     }
     with policy(elsewhere, podSelector={}, policyTypes=["Ingress"], ingress=[{"from": [peer], "ports": HTTP_ONLY}]):
-        until("the policy to be enforced", lambda: not reaches(other, server, "http", 4))
+        until("the policy to be enforced", lambda: not reaches(other, server, "http", 4), patience=60)
         assert not reaches(other, server, "http", 6)
         assert [reaches(sender, server, "http", family) for family in FAMILIES] == [True, True]
         assert not reaches(sender, server, "tls", 4)
