@@ -247,3 +247,22 @@ def test_an_uninstall_waits_until_the_lanes_of_agents_are_removed_on_each_node(
             uninstalling.result(90)
         kinds = "daemonset,job,serviceaccount,role,rolebinding,deployment"
         assert "podlane" not in vacant.kubectl("get", kinds, "--output=name")
+
+
+def test_an_uninstall_ends_where_no_node_can_run_who_waits(vacant: Release) -> None:
+    """Its time is made short here. Without hooks the rest goes, too."""
+    vacant.install({"agent": {"enabled": True}})
+    with ThreadPoolExecutor(1) as pool:
+        uninstalling = pool.submit(vacant.helm, "uninstall", vacant.name)
+        job = until("who waits", lambda: pods_of(vacant, "agent-removed").get("Job"))["metadata"]["labels"]["job-name"]
+        found = vacant.kubectl.get("job", job)["spec"]
+        assert found["activeDeadlineSeconds"] < 300, "helm would end first, and say less"
+        vacant.kubectl("patch", "job", job, "--patch", json.dumps({"spec": {"activeDeadlineSeconds": 1}}))
+        with pytest.raises(RefusedError, match=f"{job} not ready. status: Failed"):
+            uninstalling.result(90)
+    (ended,) = (each for each in vacant.kubectl.get("job", job)["status"]["conditions"] if each["type"] == "Failed")
+    assert ended["reason"] == "DeadlineExceeded"
+    vacant.helm("uninstall", vacant.name, "--no-hooks")
+    vacant.kubectl("delete", "job", job)
+    kinds = "daemonset,job,serviceaccount,role,rolebinding,deployment"
+    assert "podlane" not in vacant.kubectl("get", kinds, "--output=name")
