@@ -36,13 +36,14 @@ def pytest_configure(config: pytest.Config) -> None:
     ignored = [int(number) for number in _HANDLED if signal.getsignal(number) is signal.SIG_IGN]
     _deliver(worker["ignored_signals"] if worker else ignored)
     if not worker:
-        config.pluginmanager.register(Durations())
+        durations = Durations()
+        config.pluginmanager.register(durations)
         if not config.getoption("numprocesses", None):
             return
         config.pluginmanager.register(_TellWorkers(ignored))
     import parallel  # only now: tests also run where there is no pytest-xdist (tools/other-libxtables)
 
-    config.pluginmanager.register(parallel.Worker() if worker else parallel.Controller())
+    config.pluginmanager.register(parallel.Worker(config) if worker else parallel.Controller(durations))
 
 
 class _TellWorkers:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,13 +26,31 @@ def recorded() -> dict[str, float]:
     return {module: float(seconds) for seconds, module in lines}
 
 
+@dataclass(frozen=True)
+class _Part:
+    name: str
+    began: float
+    busy_s: float
+
+
+def _busy_s() -> float:
+    """Seconds that all processors together have worked since the machine started (proc_stat(5))."""
+    user, nice, system, _, _, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 class Durations:
     """Adds up what tests and their fixtures take; the sum is larger than the run where several run at a time."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
+        self._parts = [_Part("side by side", self._began, _busy_s())]
         self._modules: dict[str, float] = {}
         self._tests: dict[str, set[str]] = {}
+
+    def next_part(self, name: str) -> None:
+        """What comes now is told of by itself."""
+        self._parts.append(_Part(name, time.monotonic(), _busy_s()))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         module = report.nodeid.partition("::")[0]
@@ -46,7 +67,7 @@ class Durations:
             self.keep()
 
     def lines(self) -> list[str]:
-        """The sums of folders, and the longest modules."""
+        """The parts of the run, the sums of folders, and the longest modules."""
         folders: dict[str, tuple[float, int]] = {}
         for module, seconds in self._modules.items():
             folder = module.rpartition("/")[0]
@@ -56,12 +77,19 @@ class Durations:
         whole = sum(self._modules.values())
         return [
             f"{whole:6.0f} s of tests in {time.monotonic() - self._began:.0f} s",
+            *(self._lines_of_parts() if len(self._parts) > 1 else ()),
             *(
                 f"{seconds:6.0f} s {folder}: {tests} tests"
                 for folder, (seconds, tests) in sorted(folders.items(), key=lambda item: -item[1][0])
             ),
             *(f"{seconds:6.0f} s {module}: {len(self._tests[module])} tests" for module, seconds in longest),
         ]
+
+    def _lines_of_parts(self) -> Iterator[str]:
+        for part, following in pairwise([*self._parts, _Part("", time.monotonic(), _busy_s())]):
+            seconds = following.began - part.began
+            share = (following.busy_s - part.busy_s) / max(seconds, 1e-3) / (os.cpu_count() or 1)
+            yield f"{seconds:6.0f} s {part.name}; the processors were busy for {share:.0%} of them"
 
     def keep(self) -> None:
         """Write what was seen; modules that did not run stay as they were."""

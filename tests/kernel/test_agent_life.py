@@ -169,7 +169,7 @@ NAMED: Final = {
 }
 
 
-@pytest.mark.measure
+@pytest.mark.alone
 def test_a_pod_that_opens_connections_without_end_delays_others_little(
     lab: Lab, tmp_path: Path, agents: list[RunningAgent]
 ) -> None:

@@ -83,7 +83,7 @@ def held(download: Download, topology: PodNodeServer, share: float, *, tcp: bool
 # --- measured --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.measure
+@pytest.mark.alone
 def test_http_by_host_through_the_relay(topology: PodNodeServer, tmp_path: Path) -> None:
     sidecar = start_sidecar(topology.pod, limits("host: c{c}.example.com"), tmp_path)
     with serving_endlessly(topology) as port:
@@ -94,7 +94,7 @@ def test_http_by_host_through_the_relay(topology: PodNodeServer, tmp_path: Path)
 
 
 @pytest.mark.measure
-@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("rate", [10, 100, pytest.param(500, marks=pytest.mark.alone)])
 def test_little_is_sent_twice(topology: PodNodeServer, tmp_path: Path, rate: int) -> None:
     """By a connection that has the server's interface, and its counters, for itself; over two losses, should there be any."""
     start_sidecar(topology.pod, limits("host: c{c}.example.com"), tmp_path)
@@ -107,7 +107,7 @@ def test_little_is_sent_twice(topology: PodNodeServer, tmp_path: Path, rate: int
         assert resent.share <= MOST_RESENT
 
 
-@pytest.mark.measure
+@pytest.mark.alone
 def test_https_by_server_name_through_the_relay(topology: PodNodeServer, tmp_path: Path) -> None:
     server = start_nginx(topology.server, tmp_path / "nginx")
     with (server.root / "big").open("wb") as file:
@@ -116,7 +116,7 @@ def test_https_by_server_name_through_the_relay(topology: PodNodeServer, tmp_pat
     held(lambda c, meter: https(topology, f"c{c}.example.com", meter, HTTPS, "/big"), topology, PAYLOAD_SHARE)
 
 
-@pytest.mark.measure
+@pytest.mark.alone
 def test_tcp_by_port_past_the_proxy(topology: PodNodeServer, tmp_path: Path) -> None:
     with ExitStack() as servers:
         ports = {c: servers.enter_context(serving(topology.server, endless, 7000 + c)) for c in RATES}
@@ -124,7 +124,7 @@ def test_tcp_by_port_past_the_proxy(topology: PodNodeServer, tmp_path: Path) -> 
         held(lambda c, meter: http(topology, "any.example.com", meter, ports[c]), topology, PAYLOAD_SHARE)
 
 
-@pytest.mark.measure
+@pytest.mark.alone
 def test_udp_by_port(topology: PodNodeServer, tmp_path: Path) -> None:
     """Half as much again as may come is sent, whatever gets lost."""
     start_sidecar(topology.pod, limits("protocol: udp, port: 7{c:03}"), tmp_path)

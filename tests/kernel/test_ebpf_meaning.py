@@ -160,7 +160,7 @@ def test_five_thousand_names_in_254_classes() -> None:
             assert judge.agree(destination, HERE, b"GET / HTTP/1.1\r\nHost: " + name + b"\r\n\r\n").by_data
 
 
-@pytest.mark.measure
+@pytest.mark.alone
 @pytest.mark.nightly
 def test_five_thousand_names_cost_what_one_costs() -> None:
     """Prints the medians of 11 interleaved rounds; the bound is loose, for a busy machine."""

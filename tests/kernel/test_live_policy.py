@@ -238,7 +238,6 @@ def test_without_watching_only_a_signal_changes_anything(topology: PodNodeServer
     assert sidecar.classes()["up"]["ceil_bits_per_second"] == 80_000_000
 
 
-@pytest.mark.measure
 @pytest.mark.parametrize("number", [10, 200])
 def test_how_long_a_change_takes_is_told(topology: PodNodeServer, tmp_path: Path, number: int) -> None:
     """Every class changes its ceil. Not the slowest of a few: other programs want the processors, too."""

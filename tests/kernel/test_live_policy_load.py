@@ -27,7 +27,7 @@ from podlane.netns.topology import PodNodeServer
 from tc_core.compile.queues import fifo_limit
 from traffic_policy.units import Rate
 
-pytestmark = [pytest.mark.root, pytest.mark.measure]
+pytestmark = [pytest.mark.root, pytest.mark.alone]
 
 DATAPATHS = {
     "relay": (1000, []), "workers": (150, ["--workers", "2"]), "step-aside": (150, ["--datapath", "step-aside"]),

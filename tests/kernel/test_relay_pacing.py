@@ -121,7 +121,7 @@ def test_a_class_that_is_held_does_not_hold_another() -> None:
         assert len(slow_client.recv(1 << 20)) < 100_000
 
 
-@pytest.mark.measure
+@pytest.mark.alone
 def test_connections_of_one_class_take_turns() -> None:
     with bench(limited("40Mbit")) as b:
         pairs = [b.pair(HELLO % b"a") for _ in range(4)]

@@ -27,6 +27,7 @@ def uploading(topology: PodNodeServer, meter: Meter, host: str, connections: int
         yield
 
 
+@pytest.mark.alone
 def test_each_class_is_held_to_its_ceil(topology: PodNodeServer, tmp_path: Path) -> None:
     """1, 10, 100 and 500 Mbit/s at the same time, told apart by Host; unused bandwidth is borrowed up to the ceil."""
     ceils = (1, 10, 100, 500)

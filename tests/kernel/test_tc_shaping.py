@@ -101,6 +101,7 @@ def test_limits_change_in_place_while_traffic_flows(pair: Pair) -> None:
         assert rates(after, pair.kernel.counters(DEVICE), 3.0)[handle] > Rate(0)
 
 
+@pytest.mark.alone
 def test_a_removed_class_loses_nothing(pair: Pair) -> None:
     """Its traffic goes on in the default class; what it had queued is sent before it goes."""
     ids = install(pair, policy("200Mbit", leaving="20Mbit 20Mbit", staying="10Mbit"))

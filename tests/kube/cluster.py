@@ -8,6 +8,7 @@ and ServiceAccounts in new namespaces, do run.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -61,6 +62,11 @@ class Tools:
         return cls(etcd, *found.stdout.splitlines())
 
 
+def _services() -> str:
+    """A network of 127.0.0.0/8 that no cluster of another process of this run has."""
+    return f"127.{96 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]) % 32}.0.0/16"
+
+
 @dataclass(eq=False)
 class Cluster:
     """A control plane that is ready."""
@@ -105,7 +111,7 @@ class Cluster:
             f"--tls-cert-file={pki.server.certificate}", f"--tls-private-key-file={pki.server.key}", f"--client-ca-file={pki.bundle}",
             "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={pki.tokens.certificate}",
             # Services get addresses of the loopback interface: a test's server can have one without any set-up.
-            f"--service-account-signing-key-file={pki.tokens.key}", "--service-cluster-ip-range=127.96.0.0/16",
+            f"--service-account-signing-key-file={pki.tokens.key}", f"--service-cluster-ip-range={_services()}",
             "--authorization-mode=Node,RBAC", "--allow-privileged=true", *options,
         ]  # fmt: skip
         self.daemons.append(start_notifying("kube-apiserver", argv, self.folder, patience=_START_PATIENCE))

@@ -157,7 +157,6 @@ def test_a_policy_that_pods_share_is_in_force(world: World) -> None:
     until("the new policy to be in force", lambda: world.ceils() == {"api": 12, "default": 50})
 
 
-@pytest.mark.measure
 def test_without_its_capability_a_sidecar_says_which_it_lacks(world: World) -> None:
     stored = world.kubectl.create(world.document(limits(8), idle()))
     (first, *_) = stored["spec"]["initContainers"]
@@ -168,7 +167,6 @@ def test_without_its_capability_a_sidecar_says_which_it_lacks(world: World) -> N
     assert world.left() == world.before
 
 
-@pytest.mark.measure
 def test_an_application_s_last_requests_get_through_in_their_class(world: World) -> None:
     """They are sent when the application has been told to end."""
     size = CEILS["web.example.com"] * 10**6 // 8
@@ -191,7 +189,6 @@ sleep infinity & wait"""
     assert world.left() == world.before
 
 
-@pytest.mark.measure
 def test_a_pod_of_ports_alone_ends_with_its_application(world: World) -> None:
     """A Job's, say."""
     size = CEILS["web.example.com"] * 10**6 // 8
