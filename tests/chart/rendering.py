@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ from typing import Any
 
 import yaml
 
+from injector.manifests.yaml_tree import LOADER
+
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts/podlane"
 MISSING = 77
 """Exit code of tools/kube-tools --find for what is not built."""
 RELEASE, NAMESPACE = "podlane", "podlane-system"
+KUBERNETES = "v1.30.0"
 
 
 class HelmError(Exception):
@@ -48,16 +52,34 @@ class Values:
 
     values: Mapping[str, Any]
     apis: tuple[str, ...] = ()
-    kubernetes: str = "v1.30.0"
+    kubernetes: str = KUBERNETES
 
 
 def render(case: Values) -> list[dict[str, Any]]:
-    """All manifests, in Helm's order. Raises :class:`HelmError`."""
-    text = helm(
-        "template", RELEASE, str(CHART), "--namespace", NAMESPACE, "--kube-version", case.kubernetes, "--values", "-",
-        *(part for api in case.apis for part in ("--api-versions", api)), stdin=yaml.safe_dump(dict(case.values)),
+    """All manifests, in Helm's order; the caller's own to change. Raises :class:`HelmError`."""
+    manifests: list[dict[str, Any]] = pickle.loads(
+        _rendered(yaml.safe_dump(dict(case.values)), case.apis, case.kubernetes)
+    )
+    return manifests
+
+
+@cache
+def _rendered(values: str, apis: tuple[str, ...], kubernetes: str) -> bytes:
+    """Pickled, and kept: each set of values is what a dozen tests look at, and Helm takes half a second."""
+    return pickle.dumps(manifests_of(template(values, apis, kubernetes)))
+
+
+def template(values: str, apis: tuple[str, ...] = (), kubernetes: str = KUBERNETES) -> str:
+    """What ``helm template`` prints. Raises :class:`HelmError`."""
+    return helm(
+        "template", RELEASE, str(CHART), "--namespace", NAMESPACE, "--kube-version", kubernetes, "--values", "-",
+        *(part for api in apis for part in ("--api-versions", api)), stdin=values,
     )  # fmt: skip
-    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def manifests_of(text: str) -> list[dict[str, Any]]:
+    """The documents of a stream in YAML that are not empty."""
+    return [document for document in yaml.load_all(text, LOADER) if document]
 
 
 def of_kind(manifests: list[dict[str, Any]], kind: str) -> Iterator[dict[str, Any]]:

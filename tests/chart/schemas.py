@@ -18,6 +18,8 @@ from typing import Any
 import yaml
 from jsonschema import Draft4Validator, Draft202012Validator
 
+from injector.manifests.yaml_tree import LOADER
+
 MODULES = tuple(
     line
     for line in (Path(__file__).parent / "modules.txt").read_text().split("\n")
@@ -81,7 +83,7 @@ def _kinds(version: str) -> dict[tuple[str, str, str], str]:
     }
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(LOADER):  # type: ignore[misc]
     """YAML 1.1 has a type for a lone equals sign, which PyYAML knows the name of but cannot read."""
 
 
