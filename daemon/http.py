@@ -18,6 +18,7 @@ class HttpRequest:
     ``path`` and ``query`` are as sent, without the question mark. Names of ``headers`` are in lower case; the last
     field of a name counts. ``client``: the client's certificate, as ``ssl.SSLSocket.getpeercert`` gives it; None if it
     has shown none, or was not asked for one. One that the server's authorities have not signed fails the handshake.
+    ``sharer``: who has turns with whom (:mod:`daemon.turn_order`): the client's address, and its certificate.
     """
 
     method: str
@@ -26,6 +27,7 @@ class HttpRequest:
     headers: Mapping[str, str]
     read_body: Callable[[int], Awaitable[bytes]]
     client: Mapping[str, Any] | None = None
+    sharer: str = ""
 
     async def body(self, limit: int) -> bytes:
         """The whole body; call it once. Raises :class:`RequestError` if it is too long or incomplete."""

@@ -7,15 +7,18 @@ outlives the connection.
 from __future__ import annotations
 
 import ssl
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Final
 
 import h11
 import trio
 
 from daemon.http import Handler, HttpRequest, HttpResponse, Refuse, RequestError
+from daemon.turns import TurnShare, TurnStream
 
 _CHUNK: Final = 64 * 1024
 _AHEAD: Final = 16 * 1024
@@ -29,7 +32,7 @@ _DISCARD_SECONDS: Final = 5.0
 """The same for a client that has not sent its whole body: few read a response before."""
 _DISCARD_BYTES: Final = 16 * 2**20
 
-Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+Stream = TurnStream | trio.SSLStream[TurnStream]
 GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
 """Raised by reading and writing if the client has disconnected, or does not read."""
 
@@ -47,7 +50,10 @@ class HttpLimits:
     """From a request's head to the end of its handler."""
     handshake: float = 10.0
     handshakes: int = 50
-    """Simultaneous TLS handshakes; each takes 60 KiB, three times as much as an established connection."""
+    """Simultaneous TLS handshakes; each takes 60 KiB, three times as much as an established connection. Beyond it the
+    oldest fails of the address that has the most."""
+    handshakes_per_peer: int = 20
+    """Of them, per client address. Further ones of it wait, for a second at most: then its oldest one fails."""
     idle: float = 120.0
     """Until a connection's next request begins; longer than the keep-alive of Go's clients (90 s), so that they close
     first."""
@@ -58,6 +64,8 @@ class HttpLimits:
     """From a handler's request for the body to its end."""
     bodies_bytes: int = 64 * 2**20
     """Total of all buffered bodies; a request beyond it is answered 503, before memory runs out."""
+    bodies_per_peer: int = 64 * 2**20
+    """The same per client address."""
     short_body: int = 0
     """Bytes of a body up to which it is never refused for the others."""
     send: float = 10.0
@@ -78,6 +86,8 @@ class Shared:
     """The context for new connections."""
     held: int = 0
     """Bytes of the currently buffered bodies."""
+    held_of: Counter[str] = field(default_factory=Counter)
+    """The same by client address."""
     leaving: bool = False
     """Whether each response ends its connection."""
     draining: bool = False
@@ -87,9 +97,12 @@ class Shared:
 class HttpConnection:
     """One connection. :meth:`run` serves it; the caller closes the stream."""
 
-    def __init__(self, stream: Stream, shared: Shared) -> None:
+    def __init__(self, stream: Stream, shared: Shared, peer: str) -> None:
         self._stream = stream
+        self._transport = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+        self._share: TurnShare = self._transport.share
         self._shared = shared
+        self._peer = peer
         self._limits = shared.limits
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=shared.limits.head_bytes)
         self.asked = False
@@ -116,6 +129,8 @@ class HttpConnection:
     async def _exchange(self) -> bool:
         """Serve one request; return whether another may follow."""
         self._whole = trio.Event()
+        if self._http.trailing_data[0]:
+            await self._share.turn()  # each of many requests that came at once takes one
         try:
             head = await self._read_head()
         except h11.RemoteProtocolError as error:
@@ -127,7 +142,11 @@ class HttpConnection:
             return False
         self.asked = True
         response = await self._response_to(head)
-        return response is not None and await self._send(response, head_only=head.method == b"HEAD")
+        if response is None:
+            return False
+        further = await self._send(response, head_only=head.method == b"HEAD")
+        self._share.answered(good=response.status < HTTPStatus.MULTIPLE_CHOICES)
+        return further
 
     async def _read_head(self) -> h11.Request | None:
         """The next request; None at the end. Raises h11.RemoteProtocolError, :class:`RequestError`."""
@@ -157,7 +176,8 @@ class HttpConnection:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
         declared = int(headers.get("content-length", 0))  # h11 has validated it
         method = head.method.decode("latin-1")
-        request = HttpRequest(method, path, query, headers, partial(self._read_body, declared), self._client)
+        body = partial(self._read_body, declared)
+        request = HttpRequest(method, path, query, headers, body, self._client, self._share.client.name)
         if declared == 0 and "transfer-encoding" not in headers:
             self._skip()  # no body: the request ends with its head
         response = None
@@ -167,17 +187,14 @@ class HttpConnection:
                 response = await self._shared.respond(request)
                 nursery.cancel_scope.cancel()
         finally:
-            self._shared.held -= self._held
-            self._held = 0
+            self._hold(-self._held)
         return response
 
     async def _cancel_when_gone(self, scope: trio.CancelScope) -> None:
         await self._whole.wait()
         try:
             while len(self._http.trailing_data[0]) < _AHEAD:
-                data = await self._stream.receive_some(_AHEAD)
-                self._http.receive_data(bytes(data))
-                if not data:
+                if not await self._receive(_AHEAD):
                     break
             else:
                 return
@@ -202,7 +219,7 @@ class HttpConnection:
         too_long = RequestError(413, f"The body is longer than {limit} bytes.")
         if declared > limit:
             raise too_long
-        parts: list[bytes] = []
+        whole = bytearray()  # not pieces to be joined: they would leave holes in the heap
         if self._http.they_are_waiting_for_100_continue:
             await self._stream.send_all(self._http.send(h11.InformationalResponse(status_code=100, headers=[])) or b"")
         while True:
@@ -210,20 +227,28 @@ class HttpConnection:
             if event is h11.NEED_DATA:
                 await self._receive()
             elif isinstance(event, h11.Data):
-                self._hold(len(event.data))
+                self._take(len(event.data))
                 if self._held > limit:
                     raise too_long
-                parts.append(bytes(event.data))
+                whole += event.data
             else:
                 assert isinstance(event, h11.EndOfMessage)  # h11 raises for an incomplete body
                 self._whole.set()
-                return b"".join(parts)
+                return bytes(whole)
+
+    def _take(self, size: int) -> None:
+        limits, shared = self._limits, self._shared
+        full = shared.held + size > limits.bodies_bytes or shared.held_of[self._peer] + size > limits.bodies_per_peer
+        if full and self._held + size > limits.short_body:
+            raise RequestError(503, "Too much is being answered already. Try again.")
+        self._hold(size)
 
     def _hold(self, size: int) -> None:
-        if self._held + size > self._limits.short_body and self._shared.held + size > self._limits.bodies_bytes:
-            raise RequestError(503, "Too much is being answered already. Try again.")
-        self._shared.held += size
         self._held += size
+        self._shared.held += size
+        self._shared.held_of[self._peer] += size
+        if not self._shared.held_of[self._peer]:
+            del self._shared.held_of[self._peer]
 
     async def _send(self, response: HttpResponse, *, head_only: bool = False, last: bool = False) -> bool:
         """Return whether another request may follow. Raises one of :data:`GONE`."""
@@ -266,15 +291,20 @@ class HttpConnection:
 
     async def _linger(self) -> None:
         """Shut down sending, and wait for the client to close."""
-        transport = self._stream.transport_stream if isinstance(self._stream, trio.SSLStream) else self._stream
         with trio.move_on_after(_LINGER_SECONDS if self._whole.is_set() else _DISCARD_SECONDS):
-            await transport.send_eof()
+            await self._transport.send_eof()
             left = _DISCARD_BYTES
-            while left > 0 and (data := await transport.receive_some(_CHUNK)):
+            while left > 0 and (data := await self._transport.receive_some(_CHUNK)):
                 left -= len(data)
 
-    async def _receive(self) -> None:
-        self._http.receive_data(bytes(await self._stream.receive_some(_CHUNK)))
+    async def _receive(self, most: int = _CHUNK) -> bool:
+        """Take in what comes; return whether anything did."""
+        turns = self._share.had
+        data = await self._stream.receive_some(most)
+        if self._share.had == turns:
+            await self._share.turn()  # what TLS had already: a peer may send very many small records at once
+        self._http.receive_data(bytes(data))
+        return bool(data)
 
 
 def _certificate_of(stream: Stream) -> Mapping[str, Any] | None:

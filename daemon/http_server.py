@@ -6,6 +6,7 @@ so do kubelets and Prometheus.
 
 from __future__ import annotations
 
+import hashlib
 import socket
 import ssl
 from collections import defaultdict
@@ -17,19 +18,17 @@ import trio
 
 from daemon.http import Handler, HttpRequest, HttpResponse, Refuse, RequestError
 from daemon.http_connection import HttpConnection, HttpLimits, Shared, Stream
+from daemon.http_handshakes import Handshakes
 from daemon.log import Logger
+from daemon.turns import Turns, TurnStream
 
 ALPN: Final = ("http/1.1",)
 """ALPN protocols of a server with TLS (RFC 7301)."""
 _HANDSHAKE_RECORD: Final = b"\x16"
 """The type of a connection's first record (RFC 8446 section 5.1)."""
-_HANDSHAKES_A_SECOND: Final = 50.0
-"""TLS handshakes of an address that begin in the long run, since each takes a millisecond or two of the processor.
-Clients that keep their connections, as API servers do, seldom need any ..."""
-_HANDSHAKES_AT_ONCE: Final = 200
-"""... but many at once after a pause."""
-_ADDRESSES: Final = 10_000
-"""Of which that is remembered, before those that had a pause are forgotten."""
+_CERTIFIED: Final = 0.05
+"""Seconds of good answers that a client with a certificate is taken to have had: so it comes before those who are new,
+and stays there if it goes on like this."""
 _TOLD_EVERY: Final = 60.0
 """Seconds between two log lines about refused connections."""
 
@@ -42,7 +41,8 @@ class HttpServer:
     """Serves handlers by path. ``tls`` returns the context for each new connection; None: plain HTTP. Connections with
     an earlier context end with their next response.
 
-    ``refuse`` makes the responses to requests that cannot be answered.
+    ``refuse`` makes the responses to requests that cannot be answered. Clients have turns by their addresses; ``turns``
+    are its own.
     """
 
     def __init__(
@@ -52,23 +52,20 @@ class HttpServer:
         *,
         refuse: Refuse = HttpResponse.text,
         tls: Callable[[], ssl.SSLContext] | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self._handlers = handlers
         self._limits = limits
         self._refuse = refuse
         self._tls = tls
+        self._turns = turns or Turns()
         self._shared = Shared(limits, self._respond, refuse, tls)
         self._open: dict[trio.CancelScope, _Client] = {}
         """Connections, by their cancel scope."""
         self._silent: dict[trio.CancelScope, None] = {}
         """Those that have asked for nothing, the oldest first; some have asked since."""
         self._peers = defaultdict[str, _Peer](_Peer)
-        self._begin = trio.Lock()
-        """Held for a turn of the event loop by each TLS handshake that begins, so that others have their turns."""
-        self._begun: dict[str, float] = {}
-        """By address: when its next handshake may begin, if there had been no pause before."""
-        self._shaking: dict[trio.CancelScope, None] = {}
-        """Handshakes that have begun, the oldest first."""
+        self._handshakes = Handshakes(limits.handshakes, limits.handshakes_per_peer)
         self._accepting = trio.CancelScope()
         self._ended = trio.Event()
         self._refused = 0
@@ -80,9 +77,12 @@ class HttpServer:
 
     async def run(self, listeners: list[trio.SocketListener]) -> None:
         """Accept and serve until :meth:`drain`; then until the last connection has ended. Closes the listeners."""
-        async with trio.open_nursery() as nursery:
-            with self._accepting:
-                await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
+        async with trio.open_nursery() as keepers:
+            keepers.start_soon(self._turns.run)
+            async with trio.open_nursery() as nursery:
+                with self._accepting:
+                    await trio.serve_listeners(self._serve, listeners, handler_nursery=nursery)
+            keepers.cancel_scope.cancel()
 
     def leave(self) -> None:
         """Keep serving, but end each connection with its response, so that clients open the next one to another server.
@@ -124,7 +124,7 @@ class HttpServer:
             with scope:
                 secured = await self._secured(stream, peer)
                 if secured is not None:
-                    client.connection = HttpConnection(secured, self._shared)
+                    client.connection = HttpConnection(secured, self._shared, peer)
                     await client.connection.run()
         except Exception as error:
             # One connection's error must not end the server.
@@ -165,51 +165,33 @@ class HttpServer:
 
     async def _secured(self, stream: trio.SocketStream, peer: str) -> Stream | None:
         """The stream after the TLS handshake; None if that failed."""
+        in_turn = TurnStream(stream, self._turns.share(peer))
         if self._tls is None:
-            return stream
+            return in_turn
         try:
             with trio.fail_after(self._limits.handshake) as scope:
                 # Whoever says nothing costs no more than a socket, and what is no TLS a look at a byte.
                 if await stream.socket.recv(1, socket.MSG_PEEK) != _HANDSHAKE_RECORD:
                     raise trio.BrokenResourceError("its first byte is not that of a TLS handshake")
-                await trio.sleep_until(self._may_begin(peer, scope.deadline))
-                async with self._begin:
-                    await trio.lowlevel.checkpoint()
-                return await self._shaken(stream, self._tls(), scope)
+                async with self._handshakes.place(peer, scope):
+                    return await self._shaken(in_turn, self._tls(), peer)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             reason = str(error.__cause__ or error) or type(error).__name__
             log_some.info("a TLS handshake failed", reason=reason)
             return None
 
-    def _may_begin(self, peer: str, deadline: float) -> float:
-        """When the next handshake of an address may begin (a time of trio's clock).
-
-        Raises trio.TooSlowError at once if that is past the deadline; then later ones do not wait for it.
-        """
-        rested = trio.current_time() - _HANDSHAKES_AT_ONCE / _HANDSHAKES_A_SECOND
-        if len(self._begun) > _ADDRESSES:
-            self._begun = {each: begun for each, begun in self._begun.items() if begun > rested}
-        begins = max(self._begun.get(peer, rested), rested) + 1 / _HANDSHAKES_A_SECOND
-        if begins > deadline:
-            raise trio.TooSlowError(f"{peer} began too many")
-        self._begun[peer] = begins
-        return begins
-
-    async def _shaken(self, stream: trio.SocketStream, context: ssl.SSLContext, scope: trio.CancelScope) -> Stream:
-        """The stream after the handshake. If too many have begun, the oldest fails."""
+    async def _shaken(self, stream: TurnStream, context: ssl.SSLContext, peer: str) -> Stream:
+        """The stream after the handshake. A client with a certificate has turns of its own: it may share its address
+        with others."""
         secure = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
-        if len(self._shaking) >= self._limits.handshakes:
-            oldest = next(iter(self._shaking))
-            del self._shaking[oldest]
-            oldest.cancel()
-        self._shaking[scope] = None
         try:
             await secure.do_handshake()
         except BaseException:
             _free(secure)
             raise
-        finally:
-            self._shaking.pop(scope, None)
+        if shown := secure.getpeercert(binary_form=True):
+            name = f"{peer} {hashlib.sha256(shown).hexdigest()}"
+            stream.share.move(self._turns.order.client(name, credit=_CERTIFIED))
         return secure
 
     async def _respond(self, request: HttpRequest) -> HttpResponse:
@@ -264,7 +246,7 @@ class _Client:
         return self.connection is None or not self.connection.asked
 
 
-def _free(stream: trio.SSLStream[trio.SocketStream]) -> None:
+def _free(stream: trio.SSLStream[TurnStream]) -> None:
     """Return the memory of a stream that nobody uses any more: 50 KiB and more. It refers to itself, so that it would
     wait for the garbage collector, which does not know how large it is."""
     vars(stream).clear()

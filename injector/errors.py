@@ -27,3 +27,11 @@ class ManifestError(PodlaneError, ValueError):
 
 class ListenError(PodlaneError):
     """The server cannot listen on its address."""
+
+
+class WorkEndedError(PodlaneError):
+    """A work's process ended without an answer. ``status``: as of :class:`subprocess.Popen`."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status

@@ -71,6 +71,7 @@ _FIGURES: Final = {
     "idle_p99_ms": ("their p99 before", "ms", Better.LESS),
     "slower": ("their p99 / p99 before", "", Better.LESS),
     "late_ms": ("the honest client itself was late, p99", "ms", Better.LESS),
+    "step_ms": ("the longest that anything took the processor at once", "ms", Better.LESS),
     "cpu_share": ("CPU meanwhile", "CPUs", Better.LESS),
     "after_error_share": ("failed afterwards", "share", Better.LESS),
     "user_kib": ("memory of the proxy, per connection", "KiB", Better.LESS),

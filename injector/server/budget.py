@@ -1,13 +1,15 @@
 """What the reviews may use of memory and of the processor, so that large ones never keep small ones from their answers.
 
-Long work is done by a process of its own (:mod:`injector.server.worker`), one after another, small before large. The
-event loop goes on meanwhile: a thread would take turns with it, a millisecond each, and hold the lock of the
-interpreter wherever C parses. The process starts when there is something for it to do.
+Long work is done by a process of its own (:mod:`injector.server.worker`), one after another: each client's in turn,
+and of one client's small before large. The event loop goes on meanwhile: a thread would take turns with it, a
+millisecond each, and hold the lock of the interpreter wherever C parses. The process starts when there is something for
+it to do.
 """
 
 from __future__ import annotations
 
 import heapq
+import os
 import pickle
 import signal
 import socket
@@ -23,7 +25,9 @@ import trio
 
 from daemon.http import RequestError
 from daemon.log import Logger
-from injector.server.worker import LENGTH, MOST_BYTES, MOST_SECONDS
+from daemon.turn_order import TurnClient, TurnOrder
+from injector.errors import WorkEndedError
+from injector.server.worker import MOST_BYTES, MOST_SECONDS
 
 _T = TypeVar("_T")
 
@@ -32,7 +36,10 @@ SHORT_BODY: Final = 32 * 1024
 MAX_SHORT: Final = 2**20
 """Bytes of the short bodies decoded at once; as Python objects a body can take 30 times its size."""
 _BYTES_A_SECOND: Final = 2**20
-"""By which later work may come before larger one: that has its turn in the end, however much small work there is."""
+"""By which later work may come before larger one of the same client: that has its turn in the end, however much small
+work there is."""
+_NICE: Final = 10
+"""A tenth of a processor where everybody wants one: with 19 it would be a hundredth, and long reviews be starved."""
 _GONE: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
 log = Logger()
@@ -44,8 +51,7 @@ class DecodingBudget:
 
     def __init__(self) -> None:
         self._short = _Pool(MAX_SHORT)
-        self._jobs: list[tuple[float, int, _Job]] = []
-        self._numbers = count()
+        self._order: TurnOrder[_Job] = TurnOrder()
         self._some = trio.Event()
 
     @asynccontextmanager
@@ -57,22 +63,20 @@ class DecodingBudget:
         finally:
             self._short.give_back(size)
 
-    async def run(self, work: Callable[[], _T], size: int) -> _T:
-        """Do long work, small ``size`` before large; ``work`` and what it gives or raises can be pickled.
+    async def run(self, work: Callable[[], _T], size: int, sharer: str) -> _T:
+        """Do long work for a client (:class:`daemon.http.HttpRequest`); ``work`` and what it gives or raises can be
+        pickled. ``size`` is in bytes.
 
-        Raises :class:`RequestError` if it takes too much. When cancelled, work that has begun is abandoned: it goes on,
-        within its bounds, and others wait for it.
+        Raises :class:`RequestError` if it takes too much. When cancelled, work that has begun is ended.
         """
-        job = _Job(work)
-        entry = (trio.current_time() + size / _BYTES_A_SECOND, next(self._numbers), job)
-        heapq.heappush(self._jobs, entry)
+        job = _Job(work, self._order.client(sharer))
+        self._order.add(job.client, job, trio.current_time() + size / _BYTES_A_SECOND)
         self._some.set()
         try:
             await job.done.wait()
         except trio.Cancelled:
-            if entry in self._jobs:
-                self._jobs.remove(entry)
-                heapq.heapify(self._jobs)
+            if not self._order.remove(job.client, job):
+                job.scope.cancel()
             raise
         if job.error is not None:
             raise job.error
@@ -83,22 +87,32 @@ class DecodingBudget:
         worker = _Worker()
         try:
             while True:
-                while not self._jobs:
+                while not self._order:
                     self._some = trio.Event()
                     await self._some.wait()
-                job = heapq.heappop(self._jobs)[2]
-                try:
-                    job.value, job.error = await worker.do(job.work)
-                except Exception as error:  # noqa: BLE001 (whoever waits for it reports it)
-                    job.error = error
-                job.done.set()
+                await self._do(self._order.next(), worker)
         finally:
             worker.end()
+
+    async def _do(self, job: _Job, worker: _Worker) -> None:
+        began = trio.current_time()
+        try:
+            with job.scope:
+                job.value, job.error = await worker.do(job.work)
+        except Exception as error:  # noqa: BLE001 (whoever waits for it reports it)
+            job.error = error
+        seconds = trio.current_time() - began
+        self._order.charge(job.client, seconds)
+        if job.error is None and not job.scope.cancelled_caught:
+            self._order.credit(job.client, seconds)
+        job.done.set()
 
 
 @dataclass(eq=False, slots=True)
 class _Job:
     work: Callable[[], object]
+    client: TurnClient
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     done: trio.Event = field(default_factory=trio.Event)
     value: object = None
     error: Exception | None = None
@@ -109,55 +123,50 @@ class _Worker:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._line: trio.SocketStream
+        self._line: socket.socket
 
     async def do(self, work: Callable[[], object]) -> tuple[object, Exception | None]:
-        """What it gives, and what it raises. Raises :class:`RequestError` when it takes too much."""
-        fresh = self._process is None or self._process.poll() is not None
-        if fresh:
+        """What it gives, and what it raises; :class:`RequestError` when it takes too much."""
+        ours, theirs = socket.socketpair()
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(ours)) as stream:
+            with theirs:
+                self._hand_over(theirs)
+            try:
+                await stream.send_all(pickle.dumps(work))
+                said = b"".join([bytes(piece) async for piece in stream])
+            except _GONE:
+                said = b""
+        value, error = pickle.loads(said) if said else (None, WorkEndedError(-signal.SIGKILL))  # of our own process
+        if isinstance(error, MemoryError):
+            return None, _too_much(f"{MOST_BYTES >> 20} MiB of memory")
+        if isinstance(error, WorkEndedError):
+            log.warning("the process of a long review ended before its answer", status=error.status)
+            seconds = error.status == -signal.SIGXCPU
+            return None, _too_much(
+                f"{MOST_SECONDS} s of the processor" if seconds else f"{MOST_BYTES >> 20} MiB of memory"
+            )
+        return value, error
+
+    def _hand_over(self, job: socket.socket) -> None:
+        if self._process is None or self._process.poll() is not None:
+            self.end()
             self._start()
-        try:
-            await self._line.send_all(pickle.dumps(work))
-            (length,) = LENGTH.unpack(await self._exactly(LENGTH.size))
-            value, error = pickle.loads(await self._exactly(length))  # of our own process
-        except _GONE:
-            raise self._ended() from None
-        if not isinstance(error, MemoryError):
-            return value, error
-        self.end()
-        if fresh:
-            raise _too_much(f"{MOST_BYTES >> 20} MiB of memory")
-        return await self.do(work)  # it was short of what earlier work had left scattered
+        # Nothing waits there: the one before has been received, or its end is what was waited for.
+        socket.send_fds(self._line, [b"j"], [job.fileno()])
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
+        self._line, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen([sys.executable, "-m", "injector.server.worker"], stdin=theirs.fileno())
-        self._line = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)  # at once: what it imports takes a second
 
-    async def _exactly(self, size: int) -> bytes:
-        said = bytearray()
-        while len(said) < size:
-            piece = await self._line.receive_some(size - len(said))
-            if not piece:
-                raise trio.BrokenResourceError
-            said += piece
-        return bytes(said)
-
-    def _ended(self) -> RequestError:
-        """Why it did, as the answer to whom it worked for."""
-        status = self.end()
-        log.warning("the process for long reviews ended, and is started again", status=status)
-        seconds = status == -signal.SIGXCPU
-        return _too_much(f"{MOST_SECONDS} s of the processor" if seconds else f"{MOST_BYTES >> 20} MiB of memory")
-
-    def end(self) -> int | None:
-        """End it, and give its exit status; None: there is none."""
-        if self._process is None:
-            return None
-        self._line.socket.close()  # at which it ends by itself, unless it works
-        self._process.kill()
-        return self._process.wait()
+    def end(self) -> None:
+        """End it, if there is one."""
+        if self._process is not None:
+            self._line.close()
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
 
 def _too_much(what: str) -> RequestError:

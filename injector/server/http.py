@@ -21,7 +21,9 @@ _AFTER_DEADLINE: Final = 5.0
 """Seconds that the server allows a webhook beyond its own time limit, which ends it first."""
 
 _BODIES_BYTES: Final = 24 * 2**20
-"""Eight bodies of the greatest size; few Pods have more than some kB."""
+"""Eight bodies of the greatest size; few Pods have more than some kB ..."""
+_BODIES_PER_PEER: Final = 12 * 2**20
+"""... and no address has more than half of them."""
 
 HEALTH_LIMITS: Final = HttpLimits(connections=64, per_peer=32, respond=10.0)
 """For the port of metrics and health: kubelets and Prometheus have a connection or two each."""
@@ -39,6 +41,7 @@ def webhook_limits(deadline: float) -> HttpLimits:
         respond=deadline + _AFTER_DEADLINE,
         body=deadline,
         bodies_bytes=_BODIES_BYTES,
+        bodies_per_peer=_BODIES_PER_PEER,
         short_body=SHORT_BODY,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Tally
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Final
 
@@ -23,6 +23,9 @@ class InjectorMetrics:
         """Whether the injector is ready."""
         self.old_kubelets: int | None = None
         """Nodes whose kubelet has no native sidecars; None: not known."""
+        self.longest_step: Callable[[], float] = lambda: 0.0
+        """See :class:`daemon.turns.Turns`."""
+        self._waits: dict[bool, ObservedHistogram] = {}
         self._reviews: Tally[tuple[str, str]] = Tally()
         self._seconds: dict[str, ObservedHistogram] = {}
         self._patch_bytes = ObservedHistogram(_BYTES)
@@ -52,6 +55,10 @@ class InjectorMetrics:
     def event(self, result: str) -> None:
         """Count an Event that was written, failed to be, or was dropped."""
         self._events[result] += 1
+
+    def waited(self, proven: bool, seconds: float) -> None:
+        """Count a turn of a client that has proven itself, or has not, after this many seconds."""
+        self._waits.setdefault(proven, ObservedHistogram(_SECONDS)).observe(seconds)
 
     def render(self) -> bytes:
         """All metrics in Prometheus text format."""
@@ -90,4 +97,16 @@ class InjectorMetrics:
         old = gauge("podlane_injector_old_kubelets", "Nodes on which no Pod with a sidecar starts.")
         if self.old_kubelets is not None:
             old.add(self.old_kubelets)
-        yield from (reviews, seconds, patches, errors, expiry, loads, events, ready, old)
+        waits = histogram(
+            "podlane_injector_turn_wait_seconds",
+            "How long what arrived waited for its turn, by what became of its client's earlier requests.",
+            "standing",
+        )
+        for proven, each in self._waits.items():
+            each.add_to(waits, "proven" if proven else "other")
+        longest = gauge(
+            "podlane_injector_longest_step_seconds",
+            "The most of the processor that anything has taken before others had their turns.",
+        )
+        longest.add(self.longest_step())
+        yield from (reviews, seconds, patches, errors, expiry, loads, events, ready, old, waits, longest)

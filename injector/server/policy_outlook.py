@@ -52,6 +52,8 @@ _LONGEST: Final = 256 - len(WARNING_PREFIX)
 _PODS: Final = "spec.hostNetwork=false,status.phase!=Succeeded,status.phase!=Failed"
 """Those that policies are for; what the fields are is on the API server's side (k8s.io/kubernetes,
 pkg/apis/core/v1/conversion.go)."""
+_SHARER: Final = "policies"
+"""All warnings have turns as one client: no answer depends on them."""
 
 log_some = Logger(spacing=10.0)
 
@@ -85,13 +87,13 @@ class PolicyOutlook:
 
     async def _warnings(self, api: ApiServer, body: bytes) -> tuple[str, ...]:
         reading = partial(policy_change_in, body)
-        change = reading() if len(body) <= SHORT_BODY else await self._decoding.run(reading, len(body))
+        change = reading() if len(body) <= SHORT_BODY else await self._decoding.run(reading, len(body), _SHARER)
         if change is None or change.new.target is None:
             return ()
         known = await self._knowledge(api, change.new)
         if not known.pods:
             return ()
-        return await self._decoding.run(partial(outlook, change, known, _LONGEST), len(body))
+        return await self._decoding.run(partial(outlook, change, known, _LONGEST), len(body), _SHARER)
 
     async def _knowledge(self, api: ApiServer, policy: PolicyObject) -> ClusterKnowledge:
         places = await _namespaces(api, policy)

@@ -24,6 +24,7 @@ from daemon.kubernetes.errors import ApiError
 from daemon.kubernetes.policy_watch import PolicyWatch
 from daemon.log import Logger
 from daemon.malloc import unmap_large_blocks
+from daemon.turns import Turns
 from injector.pod.admission import mutate, validate, validate_for_agent, validate_for_agent_by_default
 from injector.pod.happenings import mutated, validated
 from injector.pod.policies import validate_policy
@@ -107,7 +108,9 @@ class Injector:
             listeners = await open_listeners(settings.address, settings.port, "port")
             port = listeners[0].socket.getsockname()[1]
             limits = webhook_limits(settings.deadline.seconds)
-            server = HttpServer(self._handlers(), limits, refuse=failure, tls=lambda: self._tls.context)
+            turns = Turns(self._metrics.waited)
+            self._metrics.longest_step = lambda: turns.longest
+            server = HttpServer(self._handlers(), limits, refuse=failure, tls=lambda: self._tls.context, turns=turns)
             with trio.CancelScope(shield=True):  # from here on shutdown is graceful
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._decoding.work)

@@ -139,7 +139,8 @@ class Webhook:
     async def _answer(self, request: HttpRequest, began: float) -> tuple[HttpResponse, ReviewOutcome]:
         _check_head(request)
         body = await request.body(MAX_BODY)
-        answer, seen = await (self._short(body) if len(body) <= SHORT_BODY else self._long(body))
+        decide = self._short if len(body) <= SHORT_BODY else self._long
+        answer, seen = await decide(body, request.sharer)
         if self._further is not None:
             answer = await self._further(body, answer)
         self._record(answer.happening)
@@ -154,7 +155,7 @@ class Webhook:
         )
         return HttpResponse(200, JSON, answer.body), outcome
 
-    async def _short(self, body: bytes) -> tuple[ReviewAnswer, Outline]:
+    async def _short(self, body: bytes, sharer: str) -> tuple[ReviewAnswer, Outline]:
         async with self._decoding.decoding(len(body)):
             review = parse_review(body)
             seen = outline(review)
@@ -162,13 +163,15 @@ class Webhook:
             size = seen.texts + facts.size
             if size <= _SHORT_TEXT:
                 return self._judge.decide(review, facts), seen
-            return await self._decoding.run(partial(self._judge.decide_body, body, facts), size), seen
+            del review  # others need the room while this waits
+        return await self._decoding.run(partial(self._judge.decide_body, body, facts), size, sharer), seen
 
-    async def _long(self, body: bytes) -> tuple[ReviewAnswer, Outline]:
+    async def _long(self, body: bytes, sharer: str) -> tuple[ReviewAnswer, Outline]:
         """The same without parsing it here: that alone keeps others waiting."""
-        seen = await self._decoding.run(partial(outlined, body), len(body))
+        run = self._decoding.run
+        seen = await run(partial(outlined, body), len(body), sharer)
         facts = await self._read(seen)
-        return await self._decoding.run(partial(self._judge.decide_body, body, facts), len(body) + facts.size), seen
+        return await run(partial(self._judge.decide_body, body, facts), len(body) + facts.size, sharer), seen
 
     async def _read(self, seen: Outline) -> Facts:
         """What the Pod's namespace says and the one ConfigMap that it names, itself or by its namespace."""

@@ -132,9 +132,9 @@ async def test_nothing_is_left_of_a_client_that_leaves_with_its_answer_pending(w
         with trio.fail_after(SOON):
             await pending.cancelled.wait()
         await ended(server)
-        # What remains: the one that accepts, and this.
+        # What remains: those that accept and give turns, and this.
         await trio.testing.wait_all_tasks_blocked()
-        assert trio.lowlevel.current_statistics().tasks_living == tasks + 2
+        assert trio.lowlevel.current_statistics().tasks_living == tasks + 3
         await trio.aclose_forcefully(stream)
 
 
@@ -231,7 +231,7 @@ async def test_nothing_is_left_of_hundreds_that_leave(begin: Callable[[int], Awa
             with trio.fail_after(60):
                 await server.until_empty()
         await trio.testing.wait_all_tasks_blocked()
-        assert trio.lowlevel.current_statistics().tasks_living == tasks + 2
+        assert trio.lowlevel.current_statistics().tasks_living == tasks + 3
         assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
@@ -360,17 +360,20 @@ async def test_who_asks_is_served_however_many_say_nothing(tls: bool) -> None:
 
 
 @pytest.mark.trio
-async def test_what_is_no_tls_costs_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daemon.http_server._HANDSHAKES_AT_ONCE", 1)
-    monkeypatch.setattr("daemon.http_server._HANDSHAKES_A_SECOND", 0.01)
-    async with serving(ok, tls=True) as (_, port):
+async def test_what_is_no_tls_begins_no_handshake() -> None:
+    async with serving(ok, replace(LIMITS, handshakes=1), tls=True) as (server, port):
+        stuck = await begin_a_handshake(port)
+        await trio.testing.wait_all_tasks_blocked(0.01)
         for _ in range(3):
             plain = await connect(port)
             await plain.send_all(GET)
             assert await everything(plain) == b""
+        while server.connections > 1:
+            await trio.lowlevel.checkpoint()
         asker = await connect(port, tls=True)
-        await asker.send_all(GET)
-        await response(asker, b"ok\n")
+        with trio.fail_after(SOON):
+            assert await everything(stuck) == b""
+        await trio.aclose_forcefully(asker)
 
 
 @pytest.mark.trio
@@ -393,30 +396,124 @@ async def test_a_handshake_beyond_those_at_once_takes_the_place_of_the_oldest() 
 
 
 @pytest.mark.trio
-async def test_an_address_begins_so_many_handshakes_and_others_do_not_wait_for_it(
+async def test_handshakes_of_an_address_wait_for_each_other_and_others_do_not_wait_for_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("daemon.http_server._HANDSHAKES_AT_ONCE", 2)
-    monkeypatch.setattr("daemon.http_server._HANDSHAKES_A_SECOND", 0.01)
-    async with serving(ok, tls=True) as (_, port):
-        kept = [await connect(port, tls=True, source="127.0.0.2") for _ in range(2)]
-        for _ in range(2):
-            with pytest.raises(trio.BrokenResourceError):  # at once: its turn would come after the time limit
-                await connect(port, tls=True, source="127.0.0.2")
-        kept.append(await connect(port, tls=True, source="127.0.0.3"))
-        for each in kept:
+    monkeypatch.setattr("daemon.http_handshakes._PATIENCE", 3600.0)
+    async with serving(ok, replace(LIMITS, handshakes_per_peer=1), tls=True) as (_, port):
+        stuck, waiting = await begin_a_handshake(port), trio.Event()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+
+        async def wait() -> None:
+            await trio.aclose_forcefully(await connect(port, tls=True))
+            waiting.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await trio.aclose_forcefully(await connect(port, tls=True, source="127.0.0.3"))
+            assert not waiting.is_set()
+            await trio.aclose_forcefully(stuck)
+
+
+@pytest.mark.trio
+async def test_a_handshake_that_is_stuck_ends_for_the_next_of_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.http_handshakes._PATIENCE", SHORT)
+    async with serving(ok, replace(LIMITS, handshakes_per_peer=1), tls=True) as (_, port):
+        stuck = await begin_a_handshake(port)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        asker = await connect(port, tls=True)
+        with trio.fail_after(SOON):
+            assert await everything(stuck) == b""
+        await trio.aclose_forcefully(asker)
+
+
+@pytest.mark.trio
+async def test_of_too_many_handshakes_the_address_fails_that_has_most() -> None:
+    async with serving(ok, replace(LIMITS, handshakes=3), tls=True) as (server, port):
+        begun = []
+        for source in ("127.0.0.3", "127.0.0.2", "127.0.0.2"):
+            begun.append(await trio.open_tcp_stream(HOST, port, local_address=source))
+            await begun[-1].send_all(bytes.fromhex("16030100c8010000c40303"))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        asker = await connect(port, tls=True, source="127.0.0.4")
+        with trio.fail_after(SOON):
+            assert await everything(begun[1]) == b""
+        assert server.connections == 3
+        for each in (*begun, asker):
+            await trio.aclose_forcefully(each)
+        await ended(server)
+
+
+@pytest.mark.trio
+async def test_a_good_client_is_next_however_many_requests_of_others_have_come_before() -> None:
+    asked: list[str] = []
+
+    async def note(request: HttpRequest) -> HttpResponse:
+        asked.append(request.sharer)
+        return HttpResponse.text(404 if request.sharer == "127.0.0.2" else 200, "ok")
+
+    async with serving(note) as (server, port):
+        crowd = [await connect(port, source="127.0.0.2") for _ in range(20)]
+        good = await connect(port, source="127.0.0.3")
+        for each in (*crowd, good):
+            for _ in range(10):
+                await each.send_all(GET)
+                await response(each, b"ok\n")
+        assert server._turns.order.client("127.0.0.3").proven
+        assert not server._turns.order.client("127.0.0.2").proven
+        asked.clear()
+        for each in (*crowd, good):  # the last of all
+            assert isinstance(each, trio.SocketStream)
+            each.socket._sock.send(GET)  # type: ignore[attr-defined]  # nothing runs in between
+        for each in (*crowd, good):
+            await response(each, b"ok\n")
+            await trio.aclose_forcefully(each)
+    assert len(asked) == 21
+    assert asked.index("127.0.0.3") <= 3
+
+
+@pytest.mark.trio
+async def test_each_of_many_requests_that_come_at_once_has_a_turn() -> None:
+    asked: list[str] = []
+
+    async def note(request: HttpRequest) -> HttpResponse:
+        asked.append(request.sharer)
+        return HttpResponse.text(404, "ok")
+
+    async with serving(note) as (_, port):
+        crowd, honest = await connect(port, source="127.0.0.2"), await connect(port, source="127.0.0.3")
+        await crowd.send_all(GET * 20)
+        while not asked:
+            await trio.lowlevel.checkpoint()
+        before = len(asked)
+        await honest.send_all(GET)
+        await response(honest, b"ok\n")
+        assert asked.index("127.0.0.3") <= before + 5
+        for each in (crowd, honest):
             await trio.aclose_forcefully(each)
 
 
 @pytest.mark.trio
-async def test_handshakes_of_an_address_that_come_too_fast_wait_for_their_turns(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("daemon.http_server._HANDSHAKES_AT_ONCE", 1)
-    monkeypatch.setattr("daemon.http_server._HANDSHAKES_A_SECOND", 20.0)
-    async with serving(ok, tls=True) as (_, port):
-        for each in [await connect(port, tls=True) for _ in range(4)]:
-            await trio.aclose_forcefully(each)
+async def test_bodies_of_one_address_leave_room_for_those_of_others() -> None:
+    go = trio.Event()
+
+    async def holding(request: HttpRequest) -> HttpResponse:
+        body = await request.body(100)
+        await go.wait()
+        return HttpResponse.text(200, str(len(body)))
+
+    async with serving(holding, replace(LIMITS, bodies_bytes=25, bodies_per_peer=15)) as (_, port):
+        kept = [await connect(port, source=source) for source in ("127.0.0.2", "127.0.0.3", "127.0.0.2")]
+        for each in kept:
+            await each.send_all(POST + b"1234567890")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        assert b" 503 " in await response(kept[2], b"Try again.\n")
+        go.set()
+        for each in kept[:2]:
+            assert b" 200 " in await response(each, b"\r\n10\n")
+        for each in kept:
+            await each.aclose()
 
 
 @pytest.mark.trio

@@ -15,7 +15,6 @@ import pytest
 import trio
 import trio.testing
 
-from benchmarks.processes import process_tree
 from daemon.http import RequestError
 from injector.server.budget import MAX_SHORT, DecodingBudget
 from injector.server.review import outlined
@@ -55,9 +54,15 @@ class Held:
 
 
 def worker() -> int:
-    """The pid of the process."""
-    (pid,) = [pid for pid in process_tree(os.getpid()) if b"injector.server.worker" in commandline(pid)]
+    """The pid of the process; those of works are its children."""
+    (pid,) = [pid for pid in children(os.getpid()) if b"injector.server.worker" in commandline(pid)]
     return pid
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(each) for task in Path(f"/proc/{pid}/task").iterdir() for each in (task / "children").read_text().split()
+    ]
 
 
 def commandline(pid: int) -> bytes:
@@ -105,7 +110,7 @@ async def test_long_work_is_done_one_after_another(
     async with working() as budget, trio.open_nursery() as nursery:
 
         async def do(size: int, work: Callable[[], object]) -> None:
-            await budget.run(work, size)
+            await budget.run(work, size, "a")
             order.append(size)
 
         nursery.start_soon(do, 5, held.work)
@@ -119,20 +124,41 @@ async def test_long_work_is_done_one_after_another(
 
 
 @pytest.mark.trio
-async def test_abandoned_work_goes_on_and_what_has_not_begun_never_begins(tmp_path: Path) -> None:
+async def test_each_client_has_its_turn_however_much_another_asks_for(tmp_path: Path) -> None:
+    order: list[str] = []
+    held = Held(tmp_path, "held")
+    async with working() as budget, trio.open_nursery() as nursery:
+
+        async def do(client: str, size: int, work: Callable[[], object]) -> None:
+            await budget.run(work, size, client)
+            order.append(client)
+
+        nursery.start_soon(do, "hungry", 1, held.work)
+        descriptor = await held.begun()
+        for client, size in (*[("hungry", 1)] * 10, ("other", 1000)):
+            nursery.start_soon(do, client, size, partial(len, b"xyz"))
+            await trio.testing.wait_all_tasks_blocked()
+        held.go(descriptor)
+    assert order.index("other") <= 2
+
+
+@pytest.mark.trio
+async def test_abandoned_work_is_ended_and_what_has_not_begun_never_begins(tmp_path: Path) -> None:
     held, never = Held(tmp_path, "held"), tmp_path / "never"
     async with working() as budget:
         with trio.CancelScope() as leaving:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(budget.run, held.work, 1)
+                nursery.start_soon(budget.run, held.work, 1, "a")
                 descriptor = await held.begun()
-                nursery.start_soon(budget.run, partial(never.write_text, "x"), 1)
+                (process,) = children(worker())
+                ended = os.pidfd_open(process)
+                nursery.start_soon(budget.run, partial(never.write_text, "x"), 1, "a")
                 await trio.testing.wait_all_tasks_blocked()
                 leaving.cancel()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(budget.run, partial((tmp_path / "next").write_text, "x"), 1)
-            await trio.testing.wait_all_tasks_blocked()
-            held.go(descriptor)
+        await trio.lowlevel.wait_readable(ended)
+        for each in (ended, descriptor):
+            os.close(each)
+        await budget.run(partial((tmp_path / "next").write_text, "x"), 1, "a")
         assert (tmp_path / "next").exists()
         assert not never.exists()
 
@@ -141,9 +167,9 @@ async def test_abandoned_work_goes_on_and_what_has_not_begun_never_begins(tmp_pa
 async def test_what_work_raises_is_raised() -> None:
     async with working() as budget:
         with pytest.raises(ValueError, match="invalid literal"):
-            await budget.run(partial(int, "x"), 1)
+            await budget.run(partial(int, "x"), 1, "a")
         with pytest.raises(RequestError, match="The body is not JSON") as raised:
-            await budget.run(partial(outlined, b"["), 1)
+            await budget.run(partial(outlined, b"["), 1, "a")
         assert raised.value.status == 400
 
 
@@ -156,21 +182,19 @@ def test_an_error_of_a_request_survives_the_way_between_processes() -> None:
 async def test_work_that_takes_too_much_memory_is_refused_and_harms_nothing() -> None:
     async with working() as budget:
         with pytest.raises(RequestError, match="takes more than 24 MiB of memory") as raised:
-            await budget.run(partial(bytes, MOST_BYTES + 2**20), 1)
+            await budget.run(partial(bytes, MOST_BYTES + 2**20), 1, "a")
         assert raised.value.status == 413
-        assert await budget.run(partial(len, b"xyz"), 1) == 3
+        assert await budget.run(partial(len, b"xyz"), 1, "a") == 3
         with pytest.raises(RequestError, match="takes more than 24 MiB of memory"):
-            await budget.run(partial(bytes, MOST_BYTES + 2**20), 1)
+            await budget.run(partial(bytes, MOST_BYTES + 2**20), 1, "a")
 
 
 @pytest.mark.trio
 async def test_work_has_all_of_its_memory_whatever_was_done_before() -> None:
     async with working() as budget:
-        await budget.run(partial(len, b"xyz"), 1)
-        first = worker()
-        await budget.run(partial(exec, f"import sys; sys.kept = bytes({MOST_BYTES // 2})"), 1)
-        await budget.run(partial(exec, f"bytes({MOST_BYTES // 2 + 2**20})"), 1)
-        assert worker() != first
+        for _ in range(2):
+            await budget.run(partial(exec, f"import sys; sys.kept = bytes({MOST_BYTES // 2})"), 1, "a")
+        await budget.run(partial(exec, f"bytes({MOST_BYTES // 2 + 2**20})"), 1, "a")
 
 
 @pytest.mark.trio
@@ -179,9 +203,27 @@ async def test_work_has_all_of_its_memory_whatever_was_done_before() -> None:
 async def test_work_that_takes_too_long_is_ended() -> None:
     async with working(600) as budget:  # it gets what others leave of the processor
         with pytest.raises(RequestError, match="takes more than 5 s of the processor") as raised:
-            await budget.run(partial(math.factorial, 3_000_000), 1)
+            await budget.run(partial(math.factorial, 3_000_000), 1, "a")
         assert raised.value.status == 413
-        assert await budget.run(partial(len, b"xyz"), 1) == 3
+        assert await budget.run(partial(len, b"xyz"), 1, "a") == 3
+
+
+@pytest.mark.trio
+async def test_work_whose_process_is_killed_is_refused(tmp_path: Path) -> None:
+    held = Held(tmp_path, "held")
+    async with working() as budget:
+        async with trio.open_nursery() as nursery:
+
+            async def do() -> None:
+                with pytest.raises(RequestError, match="takes more than 24 MiB"):
+                    await budget.run(held.work, 1, "a")
+
+            nursery.start_soon(do)
+            descriptor = await held.begun()
+            (process,) = children(worker())
+            os.kill(process, signal.SIGKILL)
+        held.go(descriptor)
+        assert await budget.run(partial(len, b"xyz"), 1, "a") == 3
 
 
 @pytest.mark.trio
@@ -189,32 +231,28 @@ async def test_work_that_takes_too_long_is_ended() -> None:
 async def test_a_process_that_ends_is_started_again(tmp_path: Path, meanwhile: bool) -> None:
     held = Held(tmp_path, "held")
     async with working() as budget:
-        assert await budget.run(partial(len, b"xyz"), 1) == 3
+        assert await budget.run(partial(len, b"xyz"), 1, "a") == 3
         first = worker()
+        ended = os.pidfd_open(first)
         if meanwhile:
             async with trio.open_nursery() as nursery:
-
-                async def do() -> None:
-                    with pytest.raises(RequestError, match="takes more than"):
-                        await budget.run(held.work, 1)
-
-                nursery.start_soon(do)
+                nursery.start_soon(budget.run, held.work, 1, "a")  # it goes on: it has a process of its own
                 descriptor = await held.begun()
                 os.kill(first, signal.SIGKILL)
-            held.go(descriptor)
+                await trio.lowlevel.wait_readable(ended)
+                held.go(descriptor)
         else:
-            ended = os.pidfd_open(first)
             os.kill(first, signal.SIGKILL)
             await trio.lowlevel.wait_readable(ended)
-            os.close(ended)
-        assert await budget.run(partial(len, b"xyz"), 1) == 3
+        os.close(ended)
+        assert await budget.run(partial(len, b"xyz"), 1, "a") == 3
         assert worker() != first
 
 
 @pytest.mark.trio
 async def test_the_process_ends_with_the_injector() -> None:
     async with working() as budget:
-        await budget.run(partial(len, b"xyz"), 1)
+        await budget.run(partial(len, b"xyz"), 1, "a")
         ended = os.pidfd_open(worker())
     with trio.fail_after(PATIENCE):
         await trio.lowlevel.wait_readable(ended)

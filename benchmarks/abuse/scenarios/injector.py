@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +31,7 @@ _OF_RATE: Final = 0.4
 """Honest reviews a second are this part of other scenarios' requests: 200."""
 _IDLE_S: Final = 60.0
 """Seconds, at most, of honest reviews alone, before."""
+_PATIENCE_S: Final = 60.0
 _MOST_MIB: Final = 120.0
 _SLOWER: Final = 3.0
 _SORTS: Final = {
@@ -77,6 +80,15 @@ class _Course:
         """What it takes now, with what it has started."""
         return read(process_tree(self.injector.pid))
 
+    def longest_step_ms(self) -> float:
+        """How long others have had to wait at most for something that took the processor at once."""
+        url = f"http://{HOST}:{self.injector.metrics_port}/metrics"
+        with urllib.request.urlopen(url, timeout=_PATIENCE_S) as answer:
+            found = re.search(rb"^podlane_injector_longest_step_seconds (\S+)$", answer.read(), re.MULTILINE)
+        if found is None:
+            raise MeasurementError("the injector does not tell its longest step")
+        return float(found[1]) * 1e3
+
 
 @contextmanager
 def _course(arena: Arena, rate: float) -> Iterator[_Course]:
@@ -123,6 +135,7 @@ def _run(sorts: tuple[str, ...], arena: Arena, size: Size, _datapath: str) -> Ma
             "idle_p99_ms": idle["p99_ms"],
             "slower": figures["p99_ms"] / idle["p99_ms"],
             "peak_mib": max(seen.mib),
+            "step_ms": course.longest_step_ms(),
             **_afterwards(course, before, size),
         }
 
