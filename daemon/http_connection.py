@@ -145,7 +145,7 @@ class HttpConnection:
         if response is None:
             return False
         further = await self._send(response, head_only=head.method == b"HEAD")
-        self._share.answered(good=response.status < HTTPStatus.MULTIPLE_CHOICES)
+        self._share.settle(useful=response.status < HTTPStatus.MULTIPLE_CHOICES)
         return further
 
     async def _read_head(self) -> h11.Request | None:

@@ -9,23 +9,30 @@ from typing import Final
 
 import trio
 
-_PATIENCE: Final = 1.0
-"""Seconds that a handshake waits for others of its address; clients that are there answer within some milliseconds."""
+from daemon.turn_order import TurnClient
+
+_STUCK: Final = 5.0
+"""Seconds after which a handshake has to make room for others of its address. Clients that are there answer within some
+milliseconds, and within a second where everybody is busy."""
 
 
 @dataclass(eq=False, slots=True)
 class _Address:
+    client: TurnClient
     places: trio.Semaphore
-    begun: dict[trio.CancelScope, None] = field(default_factory=dict)
-    """The oldest first."""
+    begun: dict[trio.CancelScope, float] = field(default_factory=dict)
+    """When, the oldest first."""
     users: int = 0
     """Those in progress, and those that wait."""
 
+    def end_stuck(self) -> None:
+        if self.begun and next(iter(self.begun.values())) + _STUCK <= trio.current_time():
+            self.end_oldest()
+
     def end_oldest(self) -> None:
-        if self.begun:
-            scope = next(iter(self.begun))
-            del self.begun[scope]
-            scope.cancel()
+        scope = next(iter(self.begun))
+        del self.begun[scope]
+        scope.cancel()
 
 
 class Handshakes:
@@ -37,22 +44,24 @@ class Handshakes:
         self._addresses: dict[str, _Address] = {}
 
     @asynccontextmanager
-    async def place(self, address: str, scope: trio.CancelScope) -> AsyncIterator[None]:
+    async def place(self, address: str, client: TurnClient, scope: trio.CancelScope) -> AsyncIterator[None]:
         """A place for the block, which ``scope`` cancels.
 
-        Others of the address are waited for; after a second its oldest one fails. If there are too many of all
-        addresses, the oldest one fails of the address that has the most.
+        Others of the address are waited for; its oldest one fails if it is stuck. If there are too many of all
+        addresses, the oldest one fails of the address that has the most, among those that have not proven themselves
+        if there are any.
         """
         if address not in self._addresses:
-            self._addresses[address] = _Address(trio.Semaphore(self._per_address))
+            self._addresses[address] = _Address(client, trio.Semaphore(self._per_address))
         own = self._addresses[address]
         own.users += 1
         try:
             await self._wait(own)
             try:
-                if sum(len(each.begun) for each in self._addresses.values()) >= self._most:
-                    max(self._addresses.values(), key=lambda each: len(each.begun)).end_oldest()
-                own.begun[scope] = None
+                begun = [each for each in self._addresses.values() if each.begun]
+                if sum(len(each.begun) for each in begun) >= self._most:
+                    max(begun, key=lambda each: (not each.client.proven, len(each.begun))).end_oldest()
+                own.begun[scope] = trio.current_time()
                 yield
             finally:
                 own.begun.pop(scope, None)
@@ -63,8 +72,9 @@ class Handshakes:
                 del self._addresses[address]
 
     async def _wait(self, own: _Address) -> None:
-        with trio.move_on_after(_PATIENCE):
-            await own.places.acquire()
-            return
-        own.end_oldest()
+        while own.begun:
+            with trio.move_on_at(next(iter(own.begun.values())) + _STUCK):
+                await own.places.acquire()
+                return
+            own.end_stuck()
         await own.places.acquire()

@@ -117,12 +117,13 @@ class HttpServer:
             await trio.aclose_forcefully(stream)
             return
         client = self._open[scope] = _Client(peer)
+        share = self._turns.share(peer)
         self._peers[peer].connections += 1
         self._silent[scope] = self._peers[peer].silent[scope] = None
         secured: Stream | None = None
         try:
             with scope:
-                secured = await self._secured(stream, peer)
+                secured = await self._secured(TurnStream(stream, share), stream.socket, peer)
                 if secured is not None:
                     client.connection = HttpConnection(secured, self._shared, peer)
                     await client.connection.run()
@@ -131,6 +132,7 @@ class HttpServer:
             log_some.error("a connection failed", exc_info=error)
         finally:
             self._forget(scope)
+            share.settle(useful=False)
             await trio.aclose_forcefully(stream)
             if isinstance(secured, trio.SSLStream):
                 _free(secured)
@@ -163,18 +165,17 @@ class HttpServer:
                 del self._peers[client.peer]
             self._ended.set()
 
-    async def _secured(self, stream: trio.SocketStream, peer: str) -> Stream | None:
+    async def _secured(self, stream: TurnStream, opened: trio.socket.SocketType, peer: str) -> Stream | None:
         """The stream after the TLS handshake; None if that failed."""
-        in_turn = TurnStream(stream, self._turns.share(peer))
         if self._tls is None:
-            return in_turn
+            return stream
         try:
             with trio.fail_after(self._limits.handshake) as scope:
                 # Whoever says nothing costs no more than a socket, and what is no TLS a look at a byte.
-                if await stream.socket.recv(1, socket.MSG_PEEK) != _HANDSHAKE_RECORD:
+                if await opened.recv(1, socket.MSG_PEEK) != _HANDSHAKE_RECORD:
                     raise trio.BrokenResourceError("its first byte is not that of a TLS handshake")
-                async with self._handshakes.place(peer, scope):
-                    return await self._shaken(in_turn, self._tls(), peer)
+                async with self._handshakes.place(peer, stream.share.client, scope):
+                    return await self._shaken(stream, self._tls(), peer)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as error:
             reason = str(error.__cause__ or error) or type(error).__name__
             log_some.info("a TLS handshake failed", reason=reason)
@@ -185,7 +186,8 @@ class HttpServer:
         with others."""
         secure = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
         try:
-            await secure.do_handshake()
+            with stream.share.later():
+                await secure.do_handshake()
         except BaseException:
             _free(secure)
             raise

@@ -44,8 +44,9 @@ class TurnClient:
     level: _Level
     due: float = 0.0
     spent: float = 0.0
+    """Seconds of what has come to an end."""
     useful: float = 0.0
-    """Seconds, of those that it has spent, for which there was a good answer."""
+    """Those of them for which there was a good answer."""
     listed: bool = False
     """Whether it is among those of its level."""
     waiting: list[tuple[float, int, object]] = field(default_factory=list)
@@ -114,14 +115,15 @@ class TurnOrder(Generic[_T]):
         level = client.level
         client.due += seconds
         level.due += seconds / level.share
+
+    def settle(self, client: TurnClient, seconds: float, *, useful: bool) -> None:
+        """What came of so much of what it was charged. Until that is known, it does not count for its standing: API
+        servers open connections of which they need some later."""
         client.spent += seconds
+        client.useful += seconds * useful
         if client.spent > _REMEMBERED:
             client.spent /= 2
             client.useful /= 2
-
-    def credit(self, client: TurnClient, seconds: float) -> None:
-        """So much of what it was charged had a good answer."""
-        client.useful = min(client.useful + seconds, client.spent)
 
     def _list(self, client: TurnClient) -> None:
         level = self._proven if client.proven else self._others

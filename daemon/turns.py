@@ -9,13 +9,19 @@ between them, by the processor's clock.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
 from daemon.turn_order import TurnClient, TurnOrder
+
+_LATER: Final = 0.1
+"""Seconds in which what comes on a connection that is there may go before the handshakes of further ones: whoever waits
+for a connection takes the first that is free, and that it may be."""
 
 
 @dataclass(eq=False, slots=True)
@@ -25,19 +31,28 @@ class TurnShare:
     turns: Turns
     client: TurnClient
     spent: float = 0.0
-    """Seconds of the processor since its last answer."""
+    """Seconds of the processor of which it is not known yet what will come of them."""
     had: int = 0
     """Turns that it has had."""
+    delay: float = 0.0
 
     async def turn(self) -> None:
         """Wait for a turn. It lasts until the task waits for anything else."""
-        await self.turns._wait(self.client)
+        await self.turns._wait(self.client, self.delay)
         self.had += 1
 
-    def answered(self, *, good: bool) -> None:
-        """A request has been answered, and its client has taken the answer."""
-        if good:
-            self.turns.order.credit(self.client, self.spent)
+    @contextmanager
+    def later(self) -> Iterator[None]:
+        """In the block it lets others of its client go first, if they come soon."""
+        self.delay = _LATER
+        try:
+            yield
+        finally:
+            self.delay = 0.0
+
+    def settle(self, *, useful: bool) -> None:
+        """What it has spent came to a good answer, which its client has taken; or to nothing."""
+        self.turns.order.settle(self.client, self.spent, useful=useful)
         self.spent = 0.0
 
     def move(self, client: TurnClient) -> None:
@@ -86,7 +101,7 @@ class Turns:
         finally:
             trio.lowlevel.remove_instrument(meter)
 
-    async def _wait(self, client: TurnClient) -> None:
+    async def _wait(self, client: TurnClient, delay: float) -> None:
         self._wake.set()
         if self._free:
             self._free = False
@@ -99,7 +114,7 @@ class Turns:
             self.order.remove(client, task)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self.order.add(client, task)
+        self.order.add(client, task, began + delay)
         await trio.lowlevel.wait_task_rescheduled(abort)
         self._waited(client.proven, trio.current_time() - began)
 

@@ -103,8 +103,7 @@ class DecodingBudget:
             job.error = error
         seconds = trio.current_time() - began
         self._order.charge(job.client, seconds)
-        if job.error is None and not job.scope.cancelled_caught:
-            self._order.credit(job.client, seconds)
+        self._order.settle(job.client, seconds, useful=job.error is None and not job.scope.cancelled_caught)
         job.done.set()
 
 
@@ -158,7 +157,8 @@ class _Worker:
         self._line, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen([sys.executable, "-m", "injector.server.worker"], stdin=theirs.fileno())
-        os.setpriority(os.PRIO_PROCESS, self._process.pid, _NICE)  # at once: what it imports takes a second
+        nice = os.getpriority(os.PRIO_PROCESS, 0) + _NICE
+        os.setpriority(os.PRIO_PROCESS, self._process.pid, nice)  # at once: what it imports takes a second
 
     def end(self) -> None:
         """End it, if there is one."""

@@ -50,6 +50,9 @@ from traffic_policy.errors import ConfigError, PodlaneError
 
 _VERSION_RETRY: Final = 2.0
 _POLICIES_PATIENCE_S: Final = 5.0
+_COLLECT: Final = (5_000, 20, 20)
+"""Thresholds of the garbage collector. All objects of hundreds of connections take it 50 ms to look at, in which nobody
+is answered."""
 
 CERTIFICATE: Final = "certificate"
 VERSION: Final = "API server's version"
@@ -280,3 +283,4 @@ def _tune() -> None:
     unmap_large_blocks()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_COLLECT)

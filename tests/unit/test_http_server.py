@@ -399,7 +399,7 @@ async def test_a_handshake_beyond_those_at_once_takes_the_place_of_the_oldest() 
 async def test_handshakes_of_an_address_wait_for_each_other_and_others_do_not_wait_for_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("daemon.http_handshakes._PATIENCE", 3600.0)
+    monkeypatch.setattr("daemon.http_handshakes._STUCK", 3600.0)
     async with serving(ok, replace(LIMITS, handshakes_per_peer=1), tls=True) as (_, port):
         stuck, waiting = await begin_a_handshake(port), trio.Event()
         await trio.testing.wait_all_tasks_blocked(0.01)
@@ -418,7 +418,7 @@ async def test_handshakes_of_an_address_wait_for_each_other_and_others_do_not_wa
 
 @pytest.mark.trio
 async def test_a_handshake_that_is_stuck_ends_for_the_next_of_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daemon.http_handshakes._PATIENCE", SHORT)
+    monkeypatch.setattr("daemon.http_handshakes._STUCK", SHORT)
     async with serving(ok, replace(LIMITS, handshakes_per_peer=1), tls=True) as (_, port):
         stuck = await begin_a_handshake(port)
         await trio.testing.wait_all_tasks_blocked(0.01)

@@ -33,7 +33,7 @@ class World:
         name = self.order.next()
         cost, client = self.costs[name], self.order.client(name)
         self.order.charge(client, cost)
-        self.order.credit(client, cost * self.good[name])
+        self.order.settle(client, cost, useful=bool(self.good[name]))
         self.had[name] += cost
         if again:
             self.order.add(client, name)
@@ -81,7 +81,7 @@ def test_a_good_client_that_asks_now_and_then_is_next(bad: int, before: int, dea
         world.order.add(good, "good")
         assert world.order.next() == "good"
         world.order.charge(good, 0.001)
-        world.order.credit(good, 0.001)
+        world.order.settle(good, 0.001, useful=True)
 
 
 @FEW
@@ -111,17 +111,23 @@ def test_standing_is_what_most_of_the_time_went_into() -> None:
     assert not client.proven
     for good in (True, False, True):
         for _ in range(300):
-            order.charge(client, 0.01)
-            if good:
-                order.credit(client, 0.01)
+            order.settle(client, 0.01, useful=good)
         assert client.proven is good
 
 
 def test_without_good_answers_nobody_is_ever_proven() -> None:
     order: TurnOrder[str] = TurnOrder()
     assert not order.client("a").proven
-    order.charge(order.client("a"), 1.0)
+    order.settle(order.client("a"), 1.0, useful=False)
     assert not order.client("a").proven
+
+
+def test_what_has_not_come_to_an_end_does_not_count_for_the_standing() -> None:
+    order: TurnOrder[str] = TurnOrder()
+    client = order.client("a")
+    order.settle(client, 0.001, useful=True)
+    order.charge(client, 10.0)
+    assert client.proven
 
 
 def test_of_one_client_the_lowest_rank_is_next_and_then_who_came_first() -> None:
@@ -152,7 +158,7 @@ def test_each_that_waits_has_one_turn_unless_it_leaves(chance: random.Random) ->
                 del waiting[order.next()]
             case _:
                 order.charge(client, chance.random() / 100)
-                order.credit(client, chance.random() / 100)
+                order.settle(client, chance.random() / 100, useful=chance.random() < 0.5)
         assert bool(order) == bool(waiting)
     while order:
         del waiting[order.next()]

@@ -66,7 +66,7 @@ async def test_what_a_task_and_its_children_do_is_charged_to_their_share() -> No
                 children.start_soon(trio.to_thread.run_sync, time.thread_time)  # not of this thread
                 children.start_soon(busy, seconds)
         spent[client] = share.spent
-        share.answered(good=client == "good")
+        share.settle(useful=client == "good")
         assert share.spent == 0
 
     async def busy(seconds: float) -> None:
@@ -120,5 +120,5 @@ async def test_two_servers_charge_their_own() -> None:
     async with giving(one), giving(other) as nursery:
         nursery.start_soon(work, one, 0.03)
         nursery.start_soon(work, other, 0.01)
-    assert one.order.client("a").spent == pytest.approx(0.03, abs=0.015)
-    assert other.order.client("a").spent == pytest.approx(0.01, abs=0.015)
+    assert one.order.client("a").due == pytest.approx(0.03, abs=0.015)
+    assert other.order.client("a").due == pytest.approx(0.01, abs=0.015)
