@@ -24,6 +24,7 @@ from control_plane.alerts.driver import AlertDriver
 from control_plane.alerts.reach import Reach
 from control_plane.alerts.secrets import ChannelSecrets
 from control_plane.bootstrap import another_token, first_token
+from control_plane.budgets.meter import VolumeMeter
 from control_plane.certificates.authority import LIFETIME, utc
 from control_plane.certificates.root_files import LoadedAuthority, RootFiles, RootFolder, RootStore
 from control_plane.domain.access import TokenText
@@ -81,6 +82,7 @@ def serve(
         rollouts: RolloutDriver | None = None
         alerts: AlertDriver | None = None
         link: KafkaLink | None = None
+        meter: VolumeMeter | None = None
         try:
             plane = ControlPlane(store)
             token = first_token(plane)
@@ -100,6 +102,8 @@ def serve(
                 time.time,
             )
             agents.start()
+            meter = VolumeMeter(store.volumes, fleet)
+            meter.start()
             prometheus = PrometheusGates(settings.prometheus)
             rollouts = RolloutDriver(plane, fleet, prometheus)
             rollouts.start()
@@ -168,6 +172,8 @@ def serve(
                 link.stop()
             if agents is not None:
                 agents.close()
+            if meter is not None:
+                meter.close()
             store.close()
             traces.close()
     log.info("ended")

@@ -49,6 +49,8 @@ class ControlPlaneMetrics:
             for name in COUNTERS
         ]
         alerts = gauge(f"{_PREFIX}_alerts", "Alerts that fire.", "tenant", "severity")
+        budgets = gauge(f"{_PREFIX}_budget_bytes", "Budgets: bytes in each period.", "tenant", "budget")
+        used = gauge(f"{_PREFIX}_budget_used_bytes", "What is used of them in the period now.", "tenant", "budget")
         untold = gauge(f"{_PREFIX}_untold_alerts", "Alerts of which a channel is still to be told.", "tenant")
         for name, head in sorted(self._plane.store.heads().items()):
             events.add(head.position, name)
@@ -56,6 +58,9 @@ class ControlPlaneMetrics:
                 book = tenant.alerts
                 firing = Counter(alert.labels["severity"] for alert in book.firing)
                 waiting = sum(len(list(book.untold(channel, self._plane.now))) for channel in book.channels)
+                for budget, use in self._plane.budgets.uses(tenant, self._plane.now).items():
+                    budgets.add(use.budget.bytes, name, budget)
+                    used.add(use.used, name, budget)
                 joined = [(cluster.name, node) for cluster in tenant.clusters.values() for node in cluster.agents]
             for severity in AlertSeverity:
                 alerts.add(firing[severity], name, severity)
@@ -82,5 +87,5 @@ class ControlPlaneMetrics:
         frames.add(self._live.frames)
         sent = counter(f"{_PREFIX}_live_bytes", "Their bytes.")
         sent.add(self._live.bytes)
-        yield from (agents, events, *lanes, connections, lag, up, alerts, untold)
+        yield from (agents, events, *lanes, connections, lag, up, alerts, untold, budgets, used)
         yield from (self._plane.durations.family(), viewers, frames, sent)

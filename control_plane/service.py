@@ -10,6 +10,7 @@ from hmac import compare_digest
 from threading import Lock
 from typing import Final
 
+from control_plane.budgets.ledger import BudgetLedger
 from control_plane.domain.access import PLATFORM, Operation, Role, TokenText, highest, may
 from control_plane.domain.commands import Command, subject_of
 from control_plane.domain.decisions import decide
@@ -126,6 +127,7 @@ class ControlPlane:
     def __init__(self, store: EventStore, clock: Callable[[], float] = time.time) -> None:
         self.store = store
         self.lists = ReadModels(store)
+        self.budgets = BudgetLedger(store.volumes)
         self._clock = clock
         self.traces: ChangeTraces = NoTraces()
         self._known: dict[str, _Known] = {}

@@ -6,9 +6,12 @@ import gc
 import importlib
 import os
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _PLUGINS: Final = "PYDANTIC_DISABLE_PLUGINS"
 
@@ -50,12 +53,14 @@ VERBS: Final = (
     Verb("control-plane", "Keep the policies of a fleet, by REST, with every change recorded."),
     Verb("login", "Remember a control plane and a token for it.", "podlane.fleet.login"),
     Verb("ui", "Open the pages of a control plane in a browser.", "podlane.fleet.ui"),
+    Verb("contexts", "List the control planes that you have logged in to, and choose one.", "podlane.fleet.login"),
     Verb("whoami", "Say as whom you are logged in to a control plane.", "podlane.fleet.whoami"),
     Verb("tenants", "List, create, rename and close a control plane's tenants.", "podlane.fleet.tenants"),
     Verb("tokens", "List, issue and revoke a tenant's API tokens.", "podlane.fleet.tokens"),
     Verb("grants", "Say which groups of the identity provider have which role.", "podlane.fleet.grants"),
     Verb("policy", "Look at a control plane's policies, and change them.", "podlane.fleet.policy"),
     Verb("rollout", "Put a policy in force in steps, and take it back.", "podlane.fleet.rollout"),
+    Verb("budgets", "Say how many bytes may go through lanes, and see how many have.", "podlane.fleet.budgets"),
     Verb("alerts", "Say what is an alert, see what fires, and who is told.", "podlane.fleet.alerts"),
     Verb("agents", "See a control plane's agents, and revoke them.", "podlane.fleet.agents"),
     Verb("workloads", "Ask a node's agent what its workloads are held to.", "podlane.fleet.workloads"),
@@ -79,6 +84,7 @@ VERBS: Final = (
     Verb("export", "Turn annotations and ConfigMaps of Pods into TrafficPolicies.", "podlane.export.command"),
     Verb("ready", "Say whether this network namespace's sidecar is ready."),
     Verb("check", "Say what this kernel and these privileges allow.", "podlane.check.command"),
+    Verb("completion", "Print what a shell needs to complete verbs and options."),
     Verb("version", "Print the version."),
 )
 """In the order of the help text."""
@@ -92,6 +98,13 @@ class Verbs(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         return next((verb.load() for verb in VERBS if verb.name == cmd_name), None)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Verbs by the table, and options: click would import each verb for its help."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(verb.name, help=verb.help) for verb in VERBS if verb.name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

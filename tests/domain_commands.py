@@ -11,6 +11,7 @@ from control_plane.domain.alert_rules import AlertKind, AlertRule
 from control_plane.domain.checked_policy import CheckedPolicy
 from control_plane.domain.quota import TenantQuota
 from control_plane.domain.rollout import OnNewRevision, RolloutPlan, Stage
+from control_plane.domain.volume_budget import BudgetPeriod, VolumeBudget
 
 POLICY = {"total": "100Mbit", "classes": [{"name": "web", "rate": "1Mbit", "match": [{"port": [443]}]}]}
 DIGEST = "d" * 64
@@ -93,6 +94,8 @@ any_command = st.one_of(
         ),
         st.booleans(),
     ),
+    st.builds(c.SetBudget, names, st.sampled_from([VolumeBudget(5), VolumeBudget(6, BudgetPeriod.DAY, "web")])),
+    st.builds(c.RemoveBudget, names),
     st.builds(c.IssueToken, ids, st.just("ci"), st.sampled_from(Role), st.just(DIGEST), ends),
     st.builds(c.RevokeToken, ids),
     st.builds(c.GrantGroup, st.sampled_from(["/ops", "a b", "", " a", "a\n", "x" * 201]), st.sampled_from(Role)),

@@ -147,7 +147,7 @@ class ByteCount:
     @property
     def human(self) -> str:
         """For sentences and tables: ``1.2 MiB``."""
-        for suffix, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        for suffix, factor in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
             if self.count >= factor:
                 return f"{self.count / factor:.1f} {suffix}"
         return f"{self.count} B"

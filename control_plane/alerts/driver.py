@@ -23,6 +23,8 @@ from daemon.log import Logger
 
 _LOOK: Final = 1.0
 """Seconds between two looks."""
+_BUDGETS: Final = 5
+"""Seconds for which what is used of budgets is not asked for again."""
 _STANDBY: Final = 1.0
 """Seconds between two tries for the lock."""
 _LOCK: Final = 0x506F6441
@@ -123,7 +125,8 @@ class AlertDriver:
 
     def _step(self, tenant: Tenant, watches: Mapping[str, RuleWatch]) -> list[FireAlert | ResolveAlert]:
         now = int(self.clock())
-        sight = TenantSight(tenant, self.fleet.agents(tenant.name), now, self.begun)
+        agents = self.fleet.agents(tenant.name)
+        sight = TenantSight(tenant, agents, now, self.begun, lambda: self.plane.budgets.uses(tenant, now, _BUDGETS))
         firing: dict[str, set[str]] = {}
         for alert in tenant.alerts.firing:
             firing.setdefault(alert.rule, set()).add(alert.id)

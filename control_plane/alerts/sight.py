@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,8 +10,10 @@ from control_plane.domain.alert_evaluation import AlertReading, LaneTotals
 from control_plane.domain.alert_rules import AlertKind, AlertRule
 from control_plane.domain.rollout import RolloutState
 from control_plane.domain.tenant import MemberCluster, Tenant
+from control_plane.domain.volume_budget import BudgetUse
 from control_plane.fleet.agent_status import TenantAgents
 from control_plane.fleet.figures import LaneKey, TenantFigures
+from traffic_policy.units import ByteCount
 
 _GRACE: Final = 10.0
 """Seconds for which an agent may be without connection: it may be on its way back."""
@@ -40,6 +42,8 @@ class TenantSight:
     agents: TenantAgents
     now: int
     begun: float
+    uses: Callable[[], Mapping[str, BudgetUse]] = dict
+    """Of budgets, by their names. Asked for only if a rule is about them."""
     _totals: dict[tuple[str, int], dict[LaneKey, LaneTotals]] = field(default_factory=dict)
     _clusters: dict[AlertKind, list[AlertReading]] = field(default_factory=dict)
 
@@ -53,6 +57,8 @@ class TenantSight:
             )
         elif rule.kind is AlertKind.ROLLOUT_STUCK:
             found = self._rollouts()
+        elif rule.kind is AlertKind.VOLUME_BUDGET:
+            found = self._budgets()
         else:
             found = self._of_clusters(rule.kind)
         return [each for each in found if rule.covers(each.labels)]
@@ -70,6 +76,12 @@ class TenantSight:
             if rollout is not None and rollout.state is RolloutState.RUNNING:
                 late = self.now - rollout.since - rollout.plan.soak
                 yield AlertReading({"policy": name}, float(max(0, late)))
+
+    def _budgets(self) -> Iterator[AlertReading]:
+        for name, use in self.uses().items():
+            sizes = {"used": ByteCount(use.used).human, "bytes": ByteCount(use.budget.bytes).human}
+            labels = {"budget": name, **use.budget.scope}
+            yield AlertReading(labels, use.share, {**sizes, "period": use.budget.period.value})
 
     def _of_clusters(self, kind: AlertKind) -> list[AlertReading]:
         if kind not in self._clusters:

@@ -196,6 +196,7 @@ _SUMMARIES: Final = {
     AlertKind.DROPPED: "{{ value }} of the packets of {{ policy }}/{{ class }} ({{ direction }}) were dropped",
     AlertKind.BELOW_GUARANTEE: "{{ value }} workloads get less than {{ policy }}/{{ class }} grants ({{ direction }})",
     AlertKind.BUDGET: "{{ policy }}/{{ class }} ({{ direction }}) uses {{ value }} of what it may",
+    AlertKind.VOLUME_BUDGET: "{{ value }} of the budget {{ budget }} used: {{ used }} of {{ bytes }} per {{ period }}",
     AlertKind.AGENTS_AWAY: "{{ count }} of {{ of }} agents of {{ cluster }} are away: {{ agents }}",
     AlertKind.ROLLOUT_STUCK: "the rollout of {{ policy }} has not gone on for {{ value }}",
     AlertKind.CERTIFICATE_EXPIRY: "a certificate of {{ cluster }} expires in {{ value }}: {{ agents }}",

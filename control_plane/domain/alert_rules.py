@@ -23,7 +23,7 @@ _LABEL: Final = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}")
 """As Prometheus names labels."""
 _PLACE: Final = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _OWN_LABELS: Final = frozenset(("alertname", "tenant", "kind", "severity", "cluster", "policy", "class", "direction"))
-FIELDS: Final = _OWN_LABELS | {"value", "threshold", "count", "of", "agents"}
+FIELDS: Final = _OWN_LABELS | {"value", "threshold", "count", "of", "agents", "budget", "period", "used", "bytes"}
 """What templates can name."""
 
 
@@ -38,6 +38,8 @@ class AlertKind(StrEnum):
     """How many workloads had less than the class's rate although something of theirs waited, on average."""
     BUDGET = "budget"
     """What went through the class, as a share of all that its ceil lets through."""
+    VOLUME_BUDGET = "volume-budget"
+    """How much of a budget of bytes is used, as a share: 1 is all of it."""
     AGENTS_AWAY = "agents-away"
     """The share of a cluster's agents that are not connected, 0 to 1."""
     ROLLOUT_STUCK = "rollout-stuck"
@@ -55,7 +57,8 @@ class AlertKind(StrEnum):
         """What a rule of this kind can be narrowed to."""
         if self.of_traffic:
             return frozenset(("cluster", "policy", "class", "direction"))
-        return frozenset(("policy",) if self is AlertKind.ROLLOUT_STUCK else ("cluster",))
+        others = {AlertKind.ROLLOUT_STUCK: "policy", AlertKind.VOLUME_BUDGET: "budget"}
+        return frozenset((others.get(self, "cluster"),))
 
     def exceeds(self, value: float, threshold: float) -> bool:
         """Whether a value is an alert."""
@@ -87,9 +90,9 @@ class AlertSeverity(StrEnum):
 class AlertRule:
     """A value beyond ``threshold`` for ``hold`` seconds is an alert, one for each cluster, policy or lane.
 
-    ``scope`` narrows it: ``cluster``, ``policy``, ``class``, ``direction``, as the kind has them. ``over``: seconds
-    over which traffic is looked at. ``labels`` and ``annotations`` are templates: ``{{ value }}`` and the like are
-    replaced (:data:`FIELDS`). ``channels``: who is told; empty: all that there are.
+    ``scope`` narrows it: ``cluster``, ``policy``, ``class``, ``direction``, ``budget``, as the kind has them.
+    ``over``: seconds over which traffic is looked at. ``labels`` and ``annotations`` are templates: ``{{ value }}`` and
+    the like are replaced (:data:`FIELDS`). ``channels``: who is told; empty: all that there are.
     """
 
     kind: AlertKind

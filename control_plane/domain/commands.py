@@ -15,6 +15,7 @@ from control_plane.domain.alert_rules import AlertRule
 from control_plane.domain.checked_policy import CheckedPolicy
 from control_plane.domain.quota import TenantQuota
 from control_plane.domain.rollout import RolloutPlan
+from control_plane.domain.volume_budget import VolumeBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,19 @@ class SetCaps:
 
     caps: Mapping[str, Any]
     clamp: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SetBudget:
+    """Make it, or replace what it says."""
+
+    budget: str
+    content: VolumeBudget
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveBudget:
+    budget: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +280,7 @@ class TellAlerts:
 
 
 TenantCommand = CreateTenant | RetitleTenant | LimitTenant | CloseTenant
+BudgetCommand = SetBudget | RemoveBudget
 TokenCommand = IssueToken | RevokeToken
 GrantCommand = GrantGroup | RevokeGrant
 ClusterCommand = (
@@ -285,7 +300,16 @@ AlertRuleCommand = SetAlertRule | RemoveAlertRule
 AlertChannelCommand = SetAlertChannel | RemoveAlertChannel
 SilenceCommand = SetSilence | EndSilence
 AlertCommand = AlertRuleCommand | AlertChannelCommand | SilenceCommand | FireAlert | ResolveAlert | TellAlerts
-Command = TenantCommand | SetCaps | TokenCommand | GrantCommand | ClusterCommand | PolicyCommand | AlertCommand
+Command = (
+    TenantCommand
+    | SetCaps
+    | BudgetCommand
+    | TokenCommand
+    | GrantCommand
+    | ClusterCommand
+    | PolicyCommand
+    | AlertCommand
+)  # fmt: skip
 
 
 def subject_of(command: Command) -> str:
@@ -294,6 +318,8 @@ def subject_of(command: Command) -> str:
         return "tenant"
     if isinstance(command, SetCaps):
         return "caps"
+    if isinstance(command, BudgetCommand):
+        return f"budget/{command.budget}"
     if isinstance(command, TokenCommand):
         return f"token/{command.id}"
     if isinstance(command, GrantCommand):

@@ -14,6 +14,7 @@ from control_plane.domain.alert_decisions import about_alerts
 from control_plane.domain.commands import (
     AddCluster,
     AlertCommand,
+    BudgetCommand,
     CloseTenant,
     ClusterCommand,
     Command,
@@ -26,12 +27,14 @@ from control_plane.domain.commands import (
     IssueToken,
     LabelCluster,
     LimitTenant,
+    RemoveBudget,
     RemoveCluster,
     RetitleTenant,
     RevokeAgent,
     RevokeGrant,
     RevokeJoinToken,
     RevokeToken,
+    SetBudget,
     SetCaps,
     TenantCommand,
     TokenCommand,
@@ -41,6 +44,8 @@ from control_plane.domain.errors import InvalidError, StateConflictError, Unknow
 from control_plane.domain.events import (
     AgentEnrolled,
     AgentRevoked,
+    BudgetRemoved,
+    BudgetSet,
     CapsSet,
     ClusterAdded,
     ClusterLabelled,
@@ -62,6 +67,7 @@ from control_plane.domain.names import check_name
 from control_plane.domain.policy_decisions import about_policy, checked_labels
 from control_plane.domain.tenant import ClusterTrust, MemberCluster, Tenant
 from control_plane.domain.tenant_caps import checked_caps
+from control_plane.domain.volume_budget import MOST_BUDGETS
 from traffic_policy.selection import CLUSTER_LABEL
 
 _NODE: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -86,6 +92,8 @@ def decide(tenant: Tenant, command: Command, now: int) -> tuple[Event, ...]:
         caps = checked_caps(command.caps)
         clamp = command.clamp and bool(caps)
         return () if (caps, clamp) == (tenant.caps, tenant.clamps) else (CapsSet(caps, clamp),)
+    if isinstance(command, BudgetCommand):
+        return _about_budget(tenant, command)
     if isinstance(command, TokenCommand):
         return _about_token(tenant, command, now)
     if isinstance(command, GrantCommand):
@@ -118,6 +126,19 @@ def _about_tenant(tenant: Tenant, command: TenantCommand) -> tuple[Event, ...]:
             if any(cluster.agents for cluster in tenant.clusters.values()):
                 raise StateConflictError(f"Agents belong to the tenant {tenant.name}.", "Revoke them first.")
             return (TenantClosed(),)
+
+
+def _about_budget(tenant: Tenant, command: BudgetCommand) -> tuple[Event, ...]:
+    match command:
+        case SetBudget(name, budget):
+            check_name(name, "a budget")
+            if name not in tenant.budgets and len(tenant.budgets) >= MOST_BUDGETS:
+                raise StateConflictError(f"A tenant has {MOST_BUDGETS} budgets at most.", "Remove one first.")
+            return () if tenant.budgets.get(name) == budget else (BudgetSet(name, budget.to_document()),)
+        case RemoveBudget(name):
+            if name not in tenant.budgets:
+                raise UnknownSubjectError(f"There is no budget {name[:70]}.", "Look at the list of budgets.")
+            return (BudgetRemoved(name),)
 
 
 def _about_token(tenant: Tenant, command: TokenCommand, now: int) -> tuple[Event, ...]:

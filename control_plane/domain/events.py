@@ -50,6 +50,20 @@ class CapsSet:
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetSet:
+    """There is a budget of this name, or it says something else from now on. ``document`` is that of
+    :class:`~control_plane.domain.volume_budget.VolumeBudget`."""
+
+    budget: str
+    document: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetRemoved:
+    budget: str
+
+
+@dataclass(frozen=True, slots=True)
 class TokenIssued:
     """``digest`` is the SHA-256 of its secret, ``expires_at`` None for one without an end."""
 
@@ -305,6 +319,7 @@ class AlertsTold:
 
 
 TenantEvent = TenantCreated | TenantRetitled | TenantLimited | TenantClosed
+BudgetEvent = BudgetSet | BudgetRemoved
 TokenEvent = TokenIssued | TokenRevoked
 GrantEvent = GroupGranted | GrantRevoked
 ClusterEvent = (
@@ -323,19 +338,21 @@ AlertRuleEvent = AlertRuleSet | AlertRuleRemoved
 AlertChannelEvent = AlertChannelSet | AlertChannelRemoved
 SilenceEvent = SilenceSet | SilenceEnded
 AlertEvent = AlertRuleEvent | AlertChannelEvent | SilenceEvent | AlertFired | AlertResolved | AlertsTold
-Event = TenantEvent | CapsSet | TokenEvent | GrantEvent | ClusterEvent | PolicyEvent | AlertEvent
+Event = TenantEvent | CapsSet | BudgetEvent | TokenEvent | GrantEvent | ClusterEvent | PolicyEvent | AlertEvent
 
 _KINDS: Final[dict[str, type[Event]]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def subject(event: Event) -> str:
-    """What an event is about: ``tenant``, ``caps``, ``token/ID``, ``grant/GROUP``, ``cluster/NAME``, ``policy/NAME``,
-    ``alert-rule/NAME``, ``alert-channel/NAME``, ``silence/ID``; ``alerts/RULE`` and ``told/CHANNEL`` for what becomes
-    of alerts."""
+    """What an event is about: ``tenant``, ``caps``, ``budget/NAME``, ``token/ID``, ``grant/GROUP``, ``cluster/NAME``,
+    ``policy/NAME``, ``alert-rule/NAME``, ``alert-channel/NAME``, ``silence/ID``; ``alerts/RULE`` and ``told/CHANNEL``
+    for what becomes of alerts."""
     if isinstance(event, TenantEvent):
         return "tenant"
     if isinstance(event, CapsSet):
         return "caps"
+    if isinstance(event, BudgetEvent):
+        return f"budget/{event.budget}"
     if isinstance(event, TokenEvent):
         return f"token/{event.id}"
     if isinstance(event, GrantEvent):

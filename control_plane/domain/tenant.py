@@ -12,6 +12,8 @@ from control_plane.domain.events import (
     AgentEnrolled,
     AgentRevoked,
     AlertEvent,
+    BudgetRemoved,
+    BudgetSet,
     CapsSet,
     ClusterAdded,
     ClusterEvent,
@@ -44,6 +46,7 @@ from control_plane.domain.events import (
 )
 from control_plane.domain.quota import NO_QUOTA, TenantQuota
 from control_plane.domain.rollout import Rollout, RolloutPlan, RolloutState
+from control_plane.domain.volume_budget import VolumeBudget
 from traffic_policy.selection import labels_of_node
 
 
@@ -194,6 +197,7 @@ class Tenant:
     """The most that its policies may say; see :mod:`~control_plane.domain.tenant_caps`."""
     clamps: bool = False
     """Whether what is beyond the caps is lowered; else it is refused."""
+    budgets: dict[str, VolumeBudget] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
     """The position of the last event about each subject: its version."""
     revision: int = 0
@@ -242,6 +246,10 @@ class Tenant:
                 self.closed = True
             case CapsSet(caps, clamp):
                 self.caps, self.clamps = caps, clamp
+            case BudgetSet(budget, document):
+                self.budgets[budget] = VolumeBudget.from_document(document)
+            case BudgetRemoved(budget):
+                del self.budgets[budget]
             case TokenIssued(id, title, role, digest, expires_at):
                 self.tokens[id] = ApiToken(id, title, Role(role), digest, expires_at)
             case TokenRevoked(id):

@@ -1,8 +1,8 @@
 """Backups: all logs as lines of JSON, which any database of ours takes.
 
 The first line says where each log ends, then come the events, tenant by tenant, then the requests that were carried
-out, so that one that is repeated after a restore happens once still. The last line says how many there are of each.
-What is made from events is not in it.
+out, so that one that is repeated after a restore happens once still, and what went through lanes in each day. The last
+line says how many there are of each. What is made from events is not in it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Final
 from control_plane.store.chain import canonical, follow
 from control_plane.store.errors import BackupError
 from control_plane.store.event_store import EventStore, insert_event
+from control_plane.store.lane_volumes import DayVolume, insert_volumes
 from control_plane.store.records import START, Head, StoredEvent
 
 _FORMAT: Final = 1
@@ -51,7 +52,12 @@ def backup_lines(store: EventStore, at: int) -> Iterator[str]:
         for row in rows:
             requests += 1
             yield canonical({"request": dict(zip(_REQUEST, row, strict=True))})
-    yield canonical({"end": {"events": events, "requests": requests}})
+    volumes = 0
+    for tenant in heads:
+        for volume in store.volumes.read_all(tenant):
+            volumes += 1
+            yield canonical({"volume": volume})
+    yield canonical({"end": {"events": events, "requests": requests, "volumes": volumes}})
 
 
 def restore(store: EventStore, lines: Iterable[str]) -> dict[str, Head]:
@@ -62,7 +68,7 @@ def restore(store: EventStore, lines: Iterable[str]) -> dict[str, Head]:
     documents = _documents(lines)
     expected = _heads(next(documents, {}))
     found: dict[str, Head] = {}
-    events = requests = 0
+    events = requests = volumes = 0
     with store.database.writing() as execute:
         if execute("SELECT tenant FROM heads LIMIT 1"):
             raise BackupError("The database is not empty. Restore into a new one, which no control plane has used.")
@@ -81,8 +87,15 @@ def restore(store: EventStore, lines: Iterable[str]) -> dict[str, Head]:
                     execute.later("INSERT INTO requests (tenant, key, fingerprint, first, last) VALUES (?, ?, ?, ?, ?)",
                                   [value for value in values if isinstance(value, str | int)])  # fmt: skip
                     requests += 1
-                case {"end": {"events": int(all_events), "requests": int(all_requests)}}:
-                    if (events, requests) != (all_events, all_requests) or found != expected:
+                case {"volume": dict(fields)}:
+                    tenant = str(fields.pop("tenant", ""))
+                    execute.about(tenant)
+                    insert_volumes(execute, tenant, [_volume(fields)])
+                    volumes += 1
+                case {"end": {"events": int(all_events), "requests": int(all_requests), **others}}:
+                    # Backups of before there were volumes do not count them.
+                    counted = (all_events, all_requests, others.get("volumes", 0))
+                    if (events, requests, volumes) != counted or found != expected:
                         raise BackupError("Lines of the backup are missing. Take another.")
                     for tenant, head in found.items():
                         execute.about(tenant)
@@ -118,3 +131,10 @@ def _event(fields: dict[str, Any]) -> StoredEvent:
         return StoredEvent(**fields)
     except TypeError:
         raise BackupError("An event of the backup is incomplete. Take another.") from None
+
+
+def _volume(fields: dict[str, Any]) -> DayVolume:
+    try:
+        return DayVolume(**fields)
+    except TypeError:
+        raise BackupError("A line of the backup is incomplete. Take another.") from None

@@ -12,6 +12,7 @@ from control_plane.store.agent_states import AgentStateTable
 from control_plane.store.chain import canonical, digest, verify
 from control_plane.store.database import Database, Execute
 from control_plane.store.errors import KeyReusedError, StaleError
+from control_plane.store.lane_volumes import LaneVolumeTable
 from control_plane.store.records import START, Cause, Head, NewEvent, StoredEvent
 from control_plane.store.refusals import RefusalTable
 from control_plane.store.sessions import SessionTable
@@ -35,6 +36,7 @@ class EventStore:
         self.shared = shared
         self.refusals = RefusalTable(database)
         self.sessions = SessionTable(database)
+        self.volumes = LaneVolumeTable(database)
         self.agent_states = AgentStateTable(database) if database.shared else None
 
     def append(self, tenant: str, after: int, events: Sequence[NewEvent], cause: Cause) -> list[StoredEvent]:

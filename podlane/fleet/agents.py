@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from podlane.fleet.output import context_options, output_option
+from podlane.fleet.output import changing_options, context_options, output_option
 
 if TYPE_CHECKING:
     from podlane.fleet.client import FleetClient
@@ -89,18 +89,25 @@ def diagnose_agent(node: str, cluster: str | None, context: str | None, tenant: 
 @agents.command("revoke")
 @click.argument("node")
 @click.option("--cluster", metavar="NAME", help="Its cluster, if several have a node of this name.")
-@click.option("--reason", metavar="TEXT", default="", help="For the audit log.")
 @context_options
-def revoke_agent(node: str, cluster: str | None, reason: str, context: str | None, tenant: str | None) -> None:
+@changing_options
+@output_option
+def revoke_agent(
+    node: str, cluster: str | None, context: str | None, tenant: str | None, reason: str, dry_run: bool, output: str
+) -> None:
     """Cut off the agent of NODE, at once and for good. What it has in force stays so."""
-    from podlane.console import failing_clearly, say
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show_change
     from podlane.fleet.session import client_for
 
     with failing_clearly():
         client = client_for(context, tenant)
         cluster = cluster or cluster_of(client, node)
-        client.ask("DELETE", client.about("clusters", cluster, "agents", node), reason=reason)
-        say(f"the agent of {node} is revoked; it can join again by: podlane join-token {cluster}")
+        place = client.about("clusters", cluster, "agents", node)
+        found = client.ask("DELETE", place, reason=reason, dry_run=dry_run)
+        show_change(
+            found, output, f"the agent of {node} is revoked; it can join again by: podlane join-token {cluster}"
+        )
 
 
 def cluster_of(client: FleetClient, node: str) -> str:

@@ -61,7 +61,8 @@ def export_entries(context: str | None, tenant: str | None) -> None:
 @audit.command("verify")
 @click.option("--digest", metavar="DIGEST", help="What an earlier check printed: it must still be in the log.")
 @context_options
-def verify_log(digest: str | None, context: str | None, tenant: str | None) -> None:
+@output_option
+def verify_log(digest: str | None, context: str | None, tenant: str | None, output: str) -> None:
     """Compute the digests of a tenant's log from its events, and compare.
 
     Events that were changed, removed, added or moved show. Of events removed at the end only a digest tells that was
@@ -71,6 +72,7 @@ def verify_log(digest: str | None, context: str | None, tenant: str | None) -> N
     from control_plane.store.records import Head
     from podlane.console import failing_clearly
     from podlane.fleet.client import FleetError
+    from podlane.fleet.output import OutputFormat, show
     from podlane.fleet.session import client_for
 
     with failing_clearly():
@@ -92,6 +94,9 @@ def verify_log(digest: str | None, context: str | None, tenant: str | None) -> N
                 f"The log of {client.context.tenant} has no event with this digest: it was shortened or rewritten. "
                 "Restore a backup, and find out who wrote to the database."
             )
+        if output != OutputFormat.TABLE:
+            show({"position": head.position, "digest": head.digest}, output, lambda _: [])
+            return
         click.echo(f"{head.position} events are as they were written; the digest of the last is {head.digest}")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from podlane.fleet.labels import labels_text
-from podlane.fleet.output import context_options, output_option
+from podlane.fleet.output import changing_options, context_options, output_option
 
 
 @click.group(
@@ -40,32 +40,36 @@ def list_clusters(context: str | None, tenant: str | None, output: str) -> None:
 
 @clusters.command("add")
 @click.argument("name")
-@click.option("--reason", metavar="TEXT", default="", help="For the audit log.")
 @context_options
-def add_cluster(name: str, reason: str, context: str | None, tenant: str | None) -> None:
+@changing_options
+@output_option
+def add_cluster(name: str, context: str | None, tenant: str | None, reason: str, dry_run: bool, output: str) -> None:
     """Add the cluster NAME: any number of nodes, with Kubernetes or without."""
-    from podlane.console import failing_clearly, say
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show_change
     from podlane.fleet.session import client_for
 
     with failing_clearly():
         client = client_for(context, tenant)
-        done = client.ask("PUT", client.about("clusters", name), reason=reason)
-        say(f"{name} is added" if done["events"] else f"{name} is there already")
+        done = client.ask("PUT", client.about("clusters", name), reason=reason, dry_run=dry_run)
+        show_change(done, output, f"{name} is added" if done["events"] else f"{name} is there already")
 
 
 @clusters.command("remove")
 @click.argument("name")
-@click.option("--reason", metavar="TEXT", default="", help="For the audit log.")
 @context_options
-def remove_cluster(name: str, reason: str, context: str | None, tenant: str | None) -> None:
+@changing_options
+@output_option
+def remove_cluster(name: str, context: str | None, tenant: str | None, reason: str, dry_run: bool, output: str) -> None:
     """Remove the cluster NAME, which has no agents any more."""
-    from podlane.console import failing_clearly, say
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show_change
     from podlane.fleet.session import client_for
 
     with failing_clearly():
         client = client_for(context, tenant)
-        client.ask("DELETE", client.about("clusters", name), reason=reason)
-        say(f"{name} is removed")
+        found = client.ask("DELETE", client.about("clusters", name), reason=reason, dry_run=dry_run)
+        show_change(found, output, f"{name} is removed")
 
 
 @clusters.command("label")
@@ -105,17 +109,20 @@ def label_cluster(
 @click.option("--ca", metavar="FILE", help="Of the API server (PEM).")
 @click.option("--service-account", metavar="NAMESPACE/NAME", default="", help="Of the agents' Pods.")
 @click.option("--nobody", is_flag=True, help="Have no agent join by a ServiceAccount any more.")
-@click.option("--reason", metavar="TEXT", default="", help="For the audit log.")
 @context_options
+@changing_options
+@output_option
 def trust_cluster(
     name: str,
     url: str,
     ca: str | None,
     service_account: str,
     nobody: bool,
-    reason: str,
     context: str | None,
     tenant: str | None,
+    reason: str,
+    dry_run: bool,
+    output: str,
 ) -> None:
     """Have agents of the cluster NAME join by the token of their ServiceAccount, without join tokens.
 
@@ -124,7 +131,8 @@ def trust_cluster(
     """
     from pathlib import Path
 
-    from podlane.console import failing_clearly, say
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show_change
     from podlane.fleet.session import client_for
     from traffic_policy.errors import ConfigError
 
@@ -137,11 +145,10 @@ def trust_cluster(
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{ca} cannot be read: {error}. Name another by --ca.") from None
         wish = {"url": url, "ca": text, "service_account": service_account}
-        client.ask("PUT", client.about("clusters", name, "trust"), {} if nobody else wish, reason=reason)
-        if nobody:
-            say(f"no agent joins {name} by a ServiceAccount any more")
-        else:
-            say(f"agents with the ServiceAccount {service_account} may join {client.context.tenant}/{name}")
+        place = client.about("clusters", name, "trust")
+        found = client.ask("PUT", place, {} if nobody else wish, reason=reason, dry_run=dry_run)
+        told = f"agents with the ServiceAccount {service_account} may join {client.context.tenant}/{name}"
+        show_change(found, output, f"no agent joins {name} by a ServiceAccount any more" if nobody else told)
 
 
 @clusters.command("ca")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from podlane.fleet.contexts import DEFAULT
+from podlane.fleet.output import output_option
 
 if TYPE_CHECKING:
     from podlane.fleet.contexts import FleetContext
@@ -52,6 +53,75 @@ def login(url: str, oidc: bool, tenant: str | None, context: str, ca: str) -> No
         save_contexts(contexts)
         told = ", ".join(f"{role} of {each}" for each, role in roles.items()) or "nobody with a role"
         say(f"logged in to {url} as {told}; verbs are about the tenant {found.tenant}")
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  podlane contexts list
+  podlane contexts use shop
+  podlane contexts use shop --tenant shop
+  podlane contexts remove old
+"""
+)
+def contexts() -> None:
+    """List the control planes that you have logged in to, and choose the one that verbs are about."""
+
+
+@contexts.command("list")
+@output_option
+def list_contexts(output: str) -> None:
+    """List contexts; the current one has a star. No token is shown."""
+    from podlane.console import failing_clearly
+    from podlane.fleet.contexts import load_contexts
+    from podlane.fleet.output import show
+
+    with failing_clearly():
+        known = load_contexts()
+        found = [
+            {"name": name, "current": name == known.current, "url": each.url, "tenant": each.tenant, "ca": each.ca}
+            for name, each in sorted(known.contexts.items())
+        ]
+        show(found, output, _context_rows)
+
+
+@contexts.command("use")
+@click.argument("name")
+@click.option("--tenant", metavar="NAME", help="What verbs are about in it from now on.")
+def use_context(name: str, tenant: str | None) -> None:
+    """Make NAME the current context."""
+    from dataclasses import replace
+
+    from podlane.console import failing_clearly, say
+    from podlane.fleet.contexts import load_contexts, save_contexts
+
+    with failing_clearly():
+        known = load_contexts()
+        found = known.find(name)
+        known.contexts[name] = replace(found, tenant=tenant or found.tenant)
+        known.current = name
+        save_contexts(known)
+        say(f"verbs are about {known.contexts[name].tenant} at {found.url}")
+
+
+@contexts.command("remove")
+@click.argument("name")
+def remove_context(name: str) -> None:
+    """Forget the context NAME, and its token, which stays valid until it is revoked."""
+    from podlane.console import failing_clearly, say
+    from podlane.fleet.contexts import load_contexts, save_contexts
+
+    with failing_clearly():
+        known = load_contexts()
+        known.find(name)
+        del known.contexts[name]
+        save_contexts(known)
+        say(f"there is no context {name} any more")
+
+
+def _context_rows(found: list[Any]) -> list[list[str]]:
+    rows = [["CURRENT", "NAME", "URL", "TENANT"]]
+    return rows + [["*" if each["current"] else "", each["name"], each["url"], each["tenant"]] for each in found]
 
 
 def _given_token() -> str:

@@ -115,6 +115,40 @@ def cap_tenant(
         show_change(found, output, f"the caps of {name} count from now on", _caps)
 
 
+@tenants.command("quota")
+@click.argument("name")
+@click.option("--agents", metavar="N", type=click.IntRange(0), help="How many agents may join.")
+@click.option("--policies", metavar="N", type=click.IntRange(0), help="How many policies it may have.")
+@click.option("--none", is_flag=True, help="Take the quota away.")
+@_CONTEXT
+@changing_options
+@output_option
+def limit_tenant(
+    name: str,
+    agents: int | None,
+    policies: int | None,
+    none: bool,
+    context: str | None,
+    reason: str,
+    dry_run: bool,
+    output: str,
+) -> None:
+    """Say how many agents and policies the tenant NAME may have at most. What is not named is not limited then.
+
+    What is there already stays.
+    """
+    from podlane.console import failing_clearly
+    from podlane.fleet.session import client_for
+
+    if none == (agents is not None or policies is not None):
+        raise click.UsageError("Give --agents, --policies or both; or --none.")
+    with failing_clearly():
+        client = client_for(context, name)
+        wish = {"agents": agents, "policies": policies}
+        found = client.ask("PUT", client.about("quota"), wish, reason=reason, dry_run=dry_run)
+        show_change(found, output, f"the quota of {name} counts from now on")
+
+
 @tenants.command("close")
 @click.argument("name")
 @_CONTEXT

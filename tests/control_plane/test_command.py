@@ -282,6 +282,45 @@ slow: {kind: throttled, threshold: 20%, over: 1m, for: 30s, scope: {policy: web}
 """
 
 
+def test_budgets_quotas_and_contexts_by_the_command_line(tmp_path: Path, client: Client) -> None:
+    with control_plane(tmp_path) as running:
+        client.run("login", running.url, "--context", "home", given=running.token)
+        client.run("login", running.url, "--context", "shop", "--tenant", "shop", given=running.token)
+        client.run("tenants", "create", "shop")
+        made = client.run("budgets", "set", "backup", "--bytes", "500GiB", "--policy", "web", "--class", "backup")
+        assert made.stderr == "podlane: the budget backup counts\n"
+        head, row = made.stdout.splitlines()
+        assert head.split() == ["NAME", "OF", "PER", "USED", "BYTES", "SHARE", "UNTIL"]
+        assert "web backup  month  0 B   500.0 GiB  0.0%" in row
+        client.run("budgets", "set", "backup", "--bytes", "much", code=2)
+        dry = client.run("budgets", "remove", "backup", "--dry-run")
+        assert "BudgetRemoved" in dry.stdout
+        assert [each["name"] for each in json.loads(client.run("budgets", "list", "-o", "json").stdout)] == ["backup"]
+        client.run("budgets", "remove", "backup")
+        assert client.run("budgets", "list").stdout.splitlines()[1:] == []
+        client.run("tenants", "quota", "shop", "--policies", "0")
+        policy = tmp_path / "web.yaml"
+        policy.write_text(POLICY)
+        refused = client.run("policy", "apply", "web", "--file", str(policy), code=1)
+        assert "The quota of the tenant shop for policies is 0" in refused.stderr
+        client.run("tenants", "quota", "shop", "--none")
+        client.run("policy", "apply", "web", "--file", str(policy))
+        assert "ClusterAdded" in client.run("clusters", "add", "east", "--dry-run").stdout
+        assert (
+            json.loads(client.run("clusters", "add", "east", "-o", "json").stdout)["events"][0]["kind"]
+            == "ClusterAdded"
+        )
+        assert json.loads(client.run("audit", "verify", "-o", "json").stdout)["position"] > 3
+        rows = [line.split() for line in client.run("contexts", "list").stdout.splitlines()]
+        assert rows[1:] == [["home", running.url, "default"], ["*", "shop", running.url, "shop"]]
+        client.run("contexts", "use", "home", "--tenant", "platform")
+        assert "platform" in client.run("contexts", "list").stdout
+        assert client.run("policy", "list").stdout.splitlines()[1:] == []
+        assert "There is no context gone" in client.run("contexts", "use", "gone", code=2).stderr
+        client.run("contexts", "remove", "shop")
+        assert [each["name"] for each in json.loads(client.run("contexts", "list", "-o", "json").stdout)] == ["home"]
+
+
 def test_alerts_by_the_command_line(tmp_path: Path, client: Client) -> None:
     """An agent that never came: its alert fires, and a webhook is told."""
     file = tmp_path / "alerts.yaml"

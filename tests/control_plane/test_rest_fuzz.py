@@ -25,9 +25,11 @@ from control_plane.domain.commands import (
     PublishPolicy,
     SetAlertChannel,
     SetAlertRule,
+    SetBudget,
     SetSilence,
 )
 from control_plane.domain.rollout import RolloutPlan, Stage
+from control_plane.domain.volume_budget import VolumeBudget
 from control_plane.http.app import create_app
 from control_plane.service import Circumstances, ControlPlane
 from control_plane.store.event_store import open_store
@@ -43,6 +45,7 @@ REAL = {
     "rule": "slow",
     "silence": "a1",
     "channel": "ops",
+    "budget": "month",
 }
 """Names that there are. Those that a schema gives rise to lead nowhere."""
 POLICY = {"total": "100Mbit", "classes": [{"name": "web", "rate": "1Mbit", "match": [{"port": [443]}]}]}
@@ -74,6 +77,7 @@ def test_every_operation_answers_as_it_is_documented(database_url: str) -> None:
         PublishPolicy("web", RolloutPlan((Stage(count=1),))),
         DraftPolicy("web", CheckedPolicy.from_document({**POLICY, "total": "90Mbit"})),
         GrantGroup("ops", Role.EDITOR),
+        SetBudget("month", VolumeBudget(5)),
         SetAlertChannel("ops", AlertChannel(ChannelKind.WEBHOOK, "http://127.0.0.1:9/")),
         SetAlertRule("slow", AlertRule(AlertKind.THROTTLED, 0.5)),
         SetSilence("a1", AlertSilence((AlertMatcher("policy", "web"),), plane.now, plane.now + 1000, "a move")),

@@ -31,6 +31,7 @@ BODIES = {
     "PUT /v1/tenants/{tenant}": {"title": "x"},
     "PUT /v1/tenants/{tenant}/quota": {"agents": 5},
     "PUT /v1/tenants/{tenant}/caps": {"total": "1Gbit"},
+    "PUT /v1/tenants/{tenant}/budgets/{budget}": {"bytes": 5},
     "POST /v1/tenants/{tenant}/tokens": {"role": "viewer"},
     "PUT /v1/tenants/{tenant}/grants/{group}": {"role": "viewer"},
     "PUT /v1/tenants/{tenant}/policies/{policy}/draft": {"document": POLICY},
@@ -45,12 +46,13 @@ BODIES = {
     "PUT /v1/tenants/{tenant}/alerts/channels/{channel}": {"kind": "webhook", "url": "https://alerts.example.com/"},
 }
 """What operations want. A body that is wrong is refused before it is asked who sends it."""
-QUERY = {"dry-run": "true", "since": "1", "until": "2"}
+QUERY = {"dry-run": "true", "since": "1", "until": "2", "workload": "shop/web"}
 NAMES = {
     "tenant": "default",
     "policy": "web",
     "cluster": "east",
     "group": "ops",
+    "budget": "month",
     "token": "0" * 16,
     "node": "n1",
     "rule": "away",

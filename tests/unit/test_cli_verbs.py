@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from click.testing import CliRunner
 
 from datapath.errors import RulesetError
@@ -55,6 +56,27 @@ def test_an_unknown_verb_names_the_known_ones(cli: CliRunner) -> None:
     done = cli.invoke(main, ["rnu"])
     assert done.exit_code == 2
     assert "There is no verb 'rnu'. The verbs are run, sidecar" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["bud"], {"budgets"}),
+        (["budgets", ""], {"list", "set", "remove"}),
+        (["budgets", "set", "--per", ""], {"day", "month"}),
+    ],
+)
+def test_a_shell_completes_verbs_and_options(words: list[str], found: set[str]) -> None:
+    *before, last = words
+    shown = ShellComplete(main, {}, "podlane", "_PODLANE_COMPLETE").get_completions(before, last)
+    assert {each.value for each in shown} == found
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_is_told_how_to_complete(cli: CliRunner, shell: str) -> None:
+    done = cli.invoke(main, ["completion", shell])
+    assert done.exit_code == 0
+    assert f"_PODLANE_COMPLETE={shell}_complete" in done.stdout
 
 
 def test_version(cli: CliRunner) -> None:

@@ -467,6 +467,48 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/tenants/{tenant}/budgets": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Budgets
+         * @description With what is used of each.
+         */
+        get: operations["list_budgets_v1_tenants__tenant__budgets_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/budgets/{budget}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /** Get Budget */
+        get: operations["get_budget_v1_tenants__tenant__budgets__budget__get"];
+        /**
+         * Put Budget
+         * @description What went through lanes in its period before counts, too. It changes no lane.
+         */
+        put: operations["put_budget_v1_tenants__tenant__budgets__budget__put"];
+        post?: never;
+        /** Remove Budget */
+        delete: operations["remove_budget_v1_tenants__tenant__budgets__budget__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tenants/{tenant}/caps": {
         parameters: {
             query?: never;
@@ -569,6 +611,26 @@ export interface paths {
          * @description The agent is told nothing more; what it has in force stays.
          */
         delete: operations["revoke_agent_v1_tenants__tenant__clusters__cluster__agents__node__delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/clusters/{cluster}/agents/{node}/connections": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Connections
+         * @description Connections of a workload that are alive: those that have carried the most bytes, or the youngest, first.
+         */
+        get: operations["get_connections_v1_tenants__tenant__clusters__cluster__agents__node__connections_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -1401,7 +1463,7 @@ export interface components {
          * @description What a rule looks at.
          * @enum {string}
          */
-        AlertKind: "throttled" | "dropped" | "below-guarantee" | "budget" | "agents-away" | "rollout-stuck" | "certificate-expiry";
+        AlertKind: "throttled" | "dropped" | "below-guarantee" | "budget" | "volume-budget" | "agents-away" | "rollout-stuck" | "certificate-expiry";
         /**
          * AlertRuleDocument
          * @description ``state`` null: nothing fires, and this process has not looked at it. ``values``: the worst of those
@@ -1504,6 +1566,71 @@ export interface components {
          * @enum {string}
          */
         Bound: "outbound" | "inbound" | "both";
+        /**
+         * BudgetDocument
+         * @description ``used`` bytes of it in the period that ends at ``until`` (Unix seconds), which is ``share`` of it: 1 is all.
+         */
+        BudgetDocument: {
+            /** Bytes */
+            bytes: number;
+            /** Class */
+            class: string;
+            /** Direction */
+            direction: string;
+            /** Name */
+            name: string;
+            period: components["schemas"]["BudgetPeriod"];
+            /** Policy */
+            policy: string;
+            /** Share */
+            share: number;
+            /** Until */
+            until: number;
+            /** Used */
+            used: number;
+            /** Version */
+            version: number;
+        };
+        /**
+         * BudgetPeriod
+         * @description From when on bytes count, by UTC.
+         * @enum {string}
+         */
+        BudgetPeriod: "day" | "month";
+        /**
+         * BudgetWish
+         * @description ``bytes`` in each period, through what is named: a policy, a class, a direction, or all lanes together.
+         */
+        BudgetWish: {
+            /** Bytes */
+            bytes: number;
+            /**
+             * Class
+             * @default
+             */
+            class: string;
+            /**
+             * Direction
+             * @default
+             * @enum {string}
+             */
+            direction: "" | "egress" | "ingress";
+            /** @default month */
+            period: components["schemas"]["BudgetPeriod"];
+            /**
+             * Policy
+             * @default
+             */
+            policy: string;
+        };
+        /**
+         * BudgetsDocument
+         * @description All of a tenant, by their names.
+         */
+        BudgetsDocument: {
+            /** Items */
+            items: components["schemas"]["BudgetDocument"][];
+        };
         /**
          * CallerDocument
          * @description Whose request it is. ``tenant`` and ``token`` are null for a user of the identity provider.
@@ -1699,6 +1826,33 @@ export interface components {
                 [key: string]: number;
             };
         };
+        /**
+         * ConnectionDocument
+         * @description A connection as it is now. Null is what the datapath cannot tell. ``client`` has opened it, to ``destination``.
+         *
+         *     ``class`` null: its first bytes are awaited. ``direction``: outbound, a program of the workload has opened it, or
+         *     inbound. ``name``: TLS server name or HTTP host. Bytes are payload, ``bytes_up`` from the client.
+         */
+        ConnectionDocument: {
+            /** Age Seconds */
+            age_seconds: number | null;
+            /** Bytes Down */
+            bytes_down: number | null;
+            /** Bytes Up */
+            bytes_up: number | null;
+            /** Class */
+            class: string | null;
+            client: components["schemas"]["EndpointDocument"];
+            destination: components["schemas"]["EndpointDocument"];
+            /** Direction */
+            direction: string | null;
+            /** Name */
+            name: string | null;
+            /** Protocol */
+            protocol: string | null;
+            /** State */
+            state: string;
+        };
         /** ConnectionTrialWish */
         ConnectionTrialWish: {
             connection: components["schemas"]["ConnectionWish"];
@@ -1743,6 +1897,21 @@ export interface components {
              * @default
              */
             source: string;
+        };
+        /**
+         * ConnectionsDocument
+         * @description ``active``: how many are alive; ``connections``: the first ones in the ``order`` that was asked for.
+         */
+        ConnectionsDocument: {
+            /** Active */
+            active: number;
+            /** Connections */
+            connections: components["schemas"]["ConnectionDocument"][];
+            /**
+             * Order
+             * @enum {string}
+             */
+            order: "largest" | "newest";
         };
         /**
          * ContentDocument
@@ -1840,6 +2009,16 @@ export interface components {
             selector: {
                 [key: string]: string;
             };
+        };
+        /**
+         * EndpointDocument
+         * @description One end of a connection.
+         */
+        EndpointDocument: {
+            /** Address */
+            address: string;
+            /** Port */
+            port: number;
         };
         /**
          * EventDocument
@@ -6388,6 +6567,429 @@ export interface operations {
             };
         };
     };
+    list_budgets_v1_tenants__tenant__budgets_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BudgetsDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get_budget_v1_tenants__tenant__budgets__budget__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                tenant: string;
+                budget: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BudgetDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    put_budget_v1_tenants__tenant__budgets__budget__put: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+                budget: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["BudgetWish"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["BudgetDocument"] | components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    remove_budget_v1_tenants__tenant__budgets__budget__delete: {
+        parameters: {
+            query?: {
+                /** @description Say what would happen, and do nothing. */
+                "dry-run"?: boolean;
+            };
+            header?: {
+                /** @description The ETag that you have seen. */
+                "if-match"?: string | null;
+                /** @description * : only if there is none yet. */
+                "if-none-match"?: string | null;
+                "idempotency-key"?: string | null;
+                /** @description For the audit log. */
+                "podlane-reason"?: string | null;
+            };
+            path: {
+                tenant: string;
+                budget: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Happened"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            412: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
     get_caps_v1_tenants__tenant__caps_get: {
         parameters: {
             query?: never;
@@ -7297,6 +7899,107 @@ export interface operations {
             };
             /** @description A problem */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get_connections_v1_tenants__tenant__clusters__cluster__agents__node__connections_get: {
+        parameters: {
+            query: {
+                /** @description NAMESPACE/POD */
+                workload: string;
+                limit?: number;
+                order?: "largest" | "newest";
+            };
+            header?: never;
+            path: {
+                tenant: string;
+                cluster: string;
+                node: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ConnectionsDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -416,6 +416,8 @@ export const en = {
     TenantLimited: 'changed the tenant’s quota',
     TenantRetitled: 'changed the tenant’s title',
     TenantClosed: 'closed the tenant',
+    BudgetSet: 'wrote the budget',
+    BudgetRemoved: 'removed the budget',
     TokenIssued: 'issued a token',
     TokenRevoked: 'revoked a token',
     GroupGranted: 'gave a group a role',
@@ -631,6 +633,7 @@ export const en = {
       dropped: 'Packets that were dropped',
       'below-guarantee': 'Workloads below their guarantee',
       budget: 'Use of what ceilings let through',
+      'volume-budget': 'Use of a budget of bytes',
       'agents-away': 'Agents that are away',
       'rollout-stuck': 'A rollout that does not go on',
       'certificate-expiry': 'Certificates that expire',
@@ -641,11 +644,15 @@ export const en = {
       'below-guarantee':
         'How many workloads had less than the lane’s guarantee although something of theirs waited, for each lane.',
       budget: 'What went through a lane, as a share of all that its ceilings let through.',
+      'volume-budget': 'How much of a budget of bytes is used in its day or month; 100% is all of it.',
       'agents-away': 'Share of agents that have not been connected for ten seconds, for each cluster.',
       'rollout-stuck': 'How long a stage has taken beyond the time for which it is watched, for each policy.',
       'certificate-expiry': 'Time until the first certificate of an agent expires, for each cluster. Less is worse.',
     } as Record<string, string>,
-    scopes: { cluster: 'Cluster', policy: 'Policy', class: 'Lane', direction: 'Direction' } as Record<string, string>,
+    scopes: { cluster: 'Cluster', policy: 'Policy', class: 'Lane', direction: 'Direction', budget: 'Budget' } as Record<
+      string,
+      string
+    >,
     everywhere: 'all',
     all: 'All',
     find: 'Rule or label has …',

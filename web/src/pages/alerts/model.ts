@@ -16,12 +16,13 @@ export const KINDS: AlertKind[] = [
   'dropped',
   'below-guarantee',
   'budget',
+  'volume-budget',
   'agents-away',
   'rollout-stuck',
   'certificate-expiry',
 ];
 export const SCOPES = ['cluster', 'policy', 'class', 'direction'] as const;
-export type Scope = (typeof SCOPES)[number];
+export type Scope = (typeof SCOPES)[number] | 'budget';
 
 const TIMES: AlertKind[] = ['rollout-stuck', 'certificate-expiry'];
 const OF_TRAFFIC: AlertKind[] = ['throttled', 'dropped', 'below-guarantee', 'budget'];
@@ -32,6 +33,7 @@ export const ofTraffic = (kind: AlertKind) => OF_TRAFFIC.includes(kind);
 /** What a rule of a kind can be narrowed to. */
 export function scopesOf(kind: AlertKind): readonly Scope[] {
   if (ofTraffic(kind)) return SCOPES;
+  if (kind === 'volume-budget') return ['budget'];
   return kind === 'rollout-stuck' ? ['policy'] : ['cluster'];
 }
 
@@ -125,7 +127,7 @@ export function matchersOf(text: string): Matcher[] | undefined {
 export const matcherText = (matcher: Matcher) => `${matcher.name}${matcher.differs ? '!=' : '='}${matcher.value}`;
 
 /** What says which alert it is, of its own labels: those of its rule may have its value in them. */
-const NAMING = ['alertname', 'cluster', 'policy', 'class', 'direction'];
+const NAMING = ['alertname', 'cluster', 'policy', 'class', 'direction', 'budget'];
 
 /** Matchers of this alert, and of this one alone. */
 export function matchersFor(labels: Record<string, string>): Matcher[] {
@@ -177,6 +179,7 @@ export const USUAL: Record<AlertKind, string> = {
   dropped: '1%',
   'below-guarantee': '0',
   budget: '90%',
+  'volume-budget': '80%',
   'agents-away': '5%',
   'rollout-stuck': '30m',
   'certificate-expiry': '7d',

@@ -1,0 +1,1 @@
+"""What went through lanes in each day, and how much of which budget that is."""
