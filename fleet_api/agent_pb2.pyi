@@ -240,16 +240,28 @@ class Watch(_message.Message):
     def __init__(self, workloads: _Optional[_Iterable[str]] = ..., others: _Optional[bool] = ...) -> None: ...
 
 class Question(_message.Message):
-    __slots__ = ("id", "effective_policy", "diagnosis", "minutes")
+    __slots__ = ("id", "effective_policy", "diagnosis", "minutes", "connections")
     ID_FIELD_NUMBER: _ClassVar[int]
     EFFECTIVE_POLICY_FIELD_NUMBER: _ClassVar[int]
     DIAGNOSIS_FIELD_NUMBER: _ClassVar[int]
     MINUTES_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
     id: int
     effective_policy: str
     diagnosis: bool
     minutes: MinutesQuestion
-    def __init__(self, id: _Optional[int] = ..., effective_policy: _Optional[str] = ..., diagnosis: _Optional[bool] = ..., minutes: _Optional[_Union[MinutesQuestion, _Mapping]] = ...) -> None: ...
+    connections: ConnectionsQuestion
+    def __init__(self, id: _Optional[int] = ..., effective_policy: _Optional[str] = ..., diagnosis: _Optional[bool] = ..., minutes: _Optional[_Union[MinutesQuestion, _Mapping]] = ..., connections: _Optional[_Union[ConnectionsQuestion, _Mapping]] = ...) -> None: ...
+
+class ConnectionsQuestion(_message.Message):
+    __slots__ = ("workload", "limit", "largest")
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_FIELD_NUMBER: _ClassVar[int]
+    workload: str
+    limit: int
+    largest: bool
+    def __init__(self, workload: _Optional[str] = ..., limit: _Optional[int] = ..., largest: _Optional[bool] = ...) -> None: ...
 
 class MinutesQuestion(_message.Message):
     __slots__ = ("workloads", "after")

@@ -162,6 +162,8 @@ class TenantAgents:
     """Figures of each cluster's agents."""
     watched: dict[tuple[str, str], float] = field(default_factory=dict)
     """Agents whose workloads somebody looks at, and until when at least (Unix seconds)."""
+    looked_at: float = 0.0
+    """Until when at least somebody looks at the traffic of single agents (Unix seconds)."""
     traffic: dict[str, RolloutTraffic] = field(default_factory=dict)
     """Of policies whose rollouts are under way, as far as the agents of this process go."""
     others: dict[str, Mapping[str, RolloutTraffic]] = field(default_factory=dict)

@@ -68,7 +68,8 @@ class AgentsPort:
         self._handler = AgentsHandler(fleet, issuer, self._desk, self._post, self._follower.read_on)
         states = plane.store.agent_states
         self._shared = SharedAgents(states, fleet, self._handler, self._post, clock) if states is not None else None
-        fleet.questions = Questions(self._handler, self._post)
+        elsewhere = self._shared.relay.ask if self._shared is not None else None
+        fleet.questions = Questions(self._handler, self._post, elsewhere)
         tls, self._renew_at = self._certified()
         self._gateway = Gateway([listener], tls, self._handler)
 

@@ -20,6 +20,11 @@ Reply = Callable[[Answer | None], None]
 """Is called with the answer; None: the agent has gone away."""
 
 
+AskElsewhere = Callable[[str, str, str, Question], Future[Answer | None] | None]
+"""Asks an agent (tenant, cluster, node) that is connected to another process; None: it is not. The answer is None when
+it has gone away."""
+
+
 class SilentAgentError(PodlaneError):
     """The agent has not answered, or not as it should."""
 
@@ -34,8 +39,11 @@ class AsksAgents(Protocol):
 class Questions:
     """Any thread may ask. Blocks."""
 
-    def __init__(self, agents: AsksAgents, post: Callable[[Callable[[], None]], None]) -> None:
+    def __init__(
+        self, agents: AsksAgents, post: Callable[[Callable[[], None]], None], elsewhere: AskElsewhere | None = None
+    ) -> None:
         """``post`` has something done in the gateway's thread."""
+        self._elsewhere = elsewhere
         self._agents = agents
         self._post = post
         self._room = BoundedSemaphore(_AT_ONCE)
@@ -62,18 +70,20 @@ class Questions:
         return document
 
     def _answer(self, tenant: str, cluster: str, node: str, question: Question) -> Answer:
-        told: Future[Answer | None] = Future()
+        relayed = self._elsewhere(tenant, cluster, node, question) if self._elsewhere is not None else None
+        told: Future[Answer | None] = relayed or Future()
 
         def ask() -> None:
             if not self._agents.ask(tenant, cluster, node, question, told.set_result):
                 told.set_exception(
                     StateConflictError(
-                        f"The agent of {node} is not connected to this process, or has too much to answer.",
+                        f"The agent of {node} is not connected, or has too much to answer.",
                         "See `podlane agents list`, and ask again.",
                     )
                 )
 
-        self._post(ask)
+        if relayed is None:
+            self._post(ask)
         try:
             answer = told.result(_PATIENCE)
         except TimeoutError:

@@ -24,6 +24,7 @@ from control_plane.fleet.status_document import (
     write_sums,
     write_traffic,
 )
+from control_plane.relay.agent_relay import AgentRelay
 from control_plane.store.agent_states import SUMS_KEPT, AgentRow, AgentStateTable, ProcessesSeen, SumsRow
 from control_plane.store.errors import StoreError
 from daemon.log import Logger
@@ -83,6 +84,8 @@ class SharedAgents:
         """The last second of which our sums were written."""
         self._heard_sums: dict[tuple[str, str], int] = {}
         """The last second of each tenant and process of which we have added the sums."""
+        self.relay = AgentRelay(fleet, handler, post, now, clock)
+        """To agents of others, and for others to ours."""
         self._batch = 0
         self._wrote = 0.0
         self._offset = 0.0
@@ -128,7 +131,8 @@ class SharedAgents:
     def _tell_if_due(self) -> None:
         self._gather()
         passed = self._clock() - self._wrote
-        if passed >= _BEAT or (passed >= _WRITE and (self._unwritten or int(self._now()) > self._summed + 1)):
+        news = self._unwritten or int(self._now()) > self._summed + 1
+        if passed >= _BEAT or self.relay.urgent or (passed >= _WRITE and news):
             self.tell()
 
     def _gather(self) -> None:
@@ -158,7 +162,9 @@ class SharedAgents:
         sums = {tenant: found for tenant in self._fleet.names() if (found := self._sums(tenant, until))}
         # A number is never used again: of a batch that failed nobody can know whether it was written.
         self._batch += 1
-        self._table.write(self.name, self._batch, rows, forgotten, sums)
+        sights = self.relay.rows()
+        self._table.write(self.name, self._batch, rows, forgotten, sums, sights)
+        self.relay.wrote(sights)
         self._wrote, self._summed = self._clock(), until - 1
         self._unwritten.clear()
         self._traffic |= traffic
@@ -183,6 +189,8 @@ class SharedAgents:
             if process != self.name and batch > self._read.get(place, 0):
                 self._take(tenant, self._table.read(tenant, process, self._read.get(place, 0)))
                 self._add_sums(tenant, process)
+                if (sight := self._table.read_sight(tenant, process)) is not None:
+                    self.relay.hear(tenant, process, sight)
                 self._read[place] = batch
 
     def _seen(self) -> ProcessesSeen:

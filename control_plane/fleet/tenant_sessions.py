@@ -121,6 +121,9 @@ class TenantSessions:
         known = self.status.agents.get(key)
         if known is not None and (known.epoch > status.epoch or (known.epoch == status.epoch and not known.process)):
             return
+        if known is not None and known.process == status.process:
+            # Of these it tells apart.
+            status.traffic, status.reported, status.details = known.traffic, known.reported, known.details
         self.status.agents[key] = status
         session = self._sessions.get(key)
         if session is None:

@@ -156,11 +156,14 @@ class LiveHub:
             case Topic.SERIES:
                 return _series(subscription, moment)
             case Topic.HEAT:
+                _look(moment)
                 return _heat(subscription, moment)
             case Topic.WORKLOADS:
                 self._watch(subscription.wish, moment)
                 return _window(subscription, moment)
             case _:
+                if subscription.wish.topic is Topic.AGENTS:
+                    _look(moment)
                 return _window(subscription, moment)
 
     def _moment(self, name: str) -> _Moment:
@@ -203,6 +206,11 @@ class LiveHub:
         subscription.more = subscription.cursor < end
         body = {"cursor": subscription.cursor, "events": [EventDocument.describe(each).model_dump() for each in events]}
         return _headed("events", subscription, moment, _json(body)[1:])
+
+
+def _look(moment: _Moment) -> None:
+    """Have other processes tell of the traffic of their agents for a while."""
+    moment.view.agents.looked_at = moment.view.now + _WATCHED_S
 
 
 def _window(subscription: Subscription, moment: _Moment) -> str | None:

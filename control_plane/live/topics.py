@@ -180,7 +180,8 @@ def agent_totals(view: TenantView, scope: LiveScope, agents: list[SeenAgent]) ->
         programmed += status.programmed
         failures += status.failed
         waiting += status.waiting
-    sums = map(sum, zip(view.elsewhere(scope), *(each.traffic for each in agents), strict=True))
+    here = (each.traffic for each in agents if not each.status.process)
+    sums = map(sum, zip(view.elsewhere(scope), *here, strict=True))
     return {
         "agents": len(agents),
         **{state.replace("-", "_"): states[state] for state in AgentState},

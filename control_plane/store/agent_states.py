@@ -41,6 +41,14 @@ class SumsRow(NamedTuple):
     document: str
 
 
+class SightRow(NamedTuple):
+    """What a process wants to know of a tenant's agents, and what it says of its own: see
+    :mod:`control_plane.relay.sight_documents`."""
+
+    wish: str = ""
+    says: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessesSeen:
     """When each process was seen last, by the database's clock, which says ``now`` (microseconds of Unix time); and
@@ -68,6 +76,7 @@ class AgentStateTable:
                 gone = "tenant = ? AND process NOT IN (SELECT id FROM processes)"
                 execute.later(f"DELETE FROM agent_state_heads WHERE {gone}", (tenant,))
                 execute.later(f"DELETE FROM agent_states WHERE cluster = '' AND {gone}", (tenant,))
+                execute.later(f"DELETE FROM agent_sights WHERE {gone}", (tenant,))
                 execute.later(f"DELETE FROM lane_sums WHERE tenant = ? AND {ended}", (tenant,))
 
     def write(
@@ -77,13 +86,15 @@ class AgentStateTable:
         rows: Mapping[str, Sequence[AgentRow]],
         forgotten: Mapping[str, Sequence[tuple[str, str]]],
         sums: Mapping[str, Sequence[SumsRow]],
+        sights: Mapping[str, SightRow],
     ) -> None:
-        """Say that the process is there, write its rows and sums of some tenants, and remove agents (cluster and node).
+        """Say that the process is there, write its rows, sums and sights of some tenants, and remove agents (cluster
+        and node).
 
         Sums of a second that were written before stay as they are.
         """
         with self._database.writing() as execute:
-            for tenant in sorted({*rows, *forgotten, *sums}):
+            for tenant in sorted({*rows, *forgotten, *sums, *sights}):
                 execute.about(tenant)
                 for cluster, node in sorted(forgotten.get(tenant, ())):
                     values = (tenant, cluster, node)
@@ -109,6 +120,12 @@ class AgentStateTable:
                     execute.later(
                         "DELETE FROM lane_sums WHERE tenant = ? AND process = ? AND second < ?",
                         (tenant, process, each.second - SUMS_KEPT),
+                    )
+                if tenant in sights:
+                    execute.later(
+                        "INSERT INTO agent_sights (tenant, process, wish, says) VALUES (?, ?, ?, ?) "
+                        "ON CONFLICT (tenant, process) DO UPDATE SET wish = excluded.wish, says = excluded.says",
+                        (tenant, process, *sights[tenant]),
                     )
                 execute.later(
                     "INSERT INTO agent_state_heads (tenant, process, batch) VALUES (?, ?, ?) "
@@ -144,6 +161,12 @@ class AgentStateTable:
                 (tenant, process, after),
             )
         return [SumsRow(*row) for row in rows]
+
+    def read_sight(self, tenant: str, process: str) -> SightRow | None:
+        """The last one that a process has written; None: there was none."""
+        with self._database.reading(tenant) as execute:
+            rows = execute("SELECT wish, says FROM agent_sights WHERE tenant = ? AND process = ?", (tenant, process))
+        return SightRow(*rows[0]) if rows else None
 
     def read_all(self, tenant: str) -> list[AgentRow]:
         """What all have written, also those that are forgotten."""

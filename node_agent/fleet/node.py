@@ -12,7 +12,9 @@ from typing import Final
 from daemon.documents.codec import to_json
 from daemon.process_metrics import cpu_and_memory
 from daemon.version import installed_version
-from fleet_api.agent_pb2 import Health, Hello, Question
+from datapath.connection_list import Order
+from datapath.documents.connections import connections_document
+from fleet_api.agent_pb2 import ConnectionsQuestion, Health, Hello, Question
 from node_agent.agent import Agent
 from node_agent.broadcast import Broadcast
 from node_agent.fleet.minutes import MinuteHistory
@@ -23,6 +25,9 @@ from node_agent.lanes import NodeContext, State
 from node_agent.status import workload_status
 
 _MOST_TROUBLES: Final = 10
+_CONNECTIONS: Final = 50
+_MOST_CONNECTIONS: Final = 200
+"""Of one answer: some 500 bytes each, with a long name."""
 
 
 class AgentFacts:
@@ -70,7 +75,7 @@ class AgentFacts:
             troubles=[shortened_reason(each) for each in troubles[:_MOST_TROUBLES]],
         )
 
-    def answer(self, question: Question) -> Mapping[str, object]:
+    async def answer(self, question: Question) -> Mapping[str, object]:
         """The answer to a question, as JSON. Raises LookupError with why there is none."""
         kind = question.WhichOneof("question")
         if kind == "effective_policy":
@@ -80,6 +85,8 @@ class AgentFacts:
         if kind == "minutes":
             asked = question.minutes
             return self.minutes.document(self.running, frozenset(asked.workloads), asked.after)
+        if kind == "connections":
+            return await self._connections(question.connections)
         raise LookupError("This agent does not know the question. Update it.")
 
     def _effective_policy(self, name: str) -> Mapping[str, object]:
@@ -88,6 +95,17 @@ class AgentFacts:
             raise LookupError(f"The agent has no workload {name[:300]}.")
         document: dict[str, object] = to_json(workload_status(lanes))
         return {**document, **self._policies.provenance(name)}
+
+    async def _connections(self, asked: ConnectionsQuestion) -> Mapping[str, object]:
+        lanes = self._agent.running.get(asked.workload)
+        if lanes is None:
+            raise LookupError(f"The agent has no workload {asked.workload[:300]}.")
+        if lanes.plane is None:
+            raise LookupError(f"The lanes of {asked.workload} are not in force ({lanes.state}). {lanes.reason}"[:500])
+        order = Order.LARGEST if asked.largest else Order.NEWEST
+        shown = await lanes.plane.connections(min(asked.limit or _CONNECTIONS, _MOST_CONNECTIONS), order)
+        document: dict[str, object] = to_json(connections_document(shown, order))
+        return document
 
     def _diagnosis(self) -> Mapping[str, object]:
         hello = self.hello()

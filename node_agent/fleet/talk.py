@@ -79,7 +79,7 @@ class NodeFacts(Protocol):
 
     def health(self) -> Health: ...
 
-    def answer(self, question: Question) -> Mapping[str, object]:
+    async def answer(self, question: Question) -> Mapping[str, object]:
         """Raises LookupError with why there is none."""
 
 
@@ -172,7 +172,7 @@ class ControlPlaneTalk:
         elif kind == "move":
             self._on_move()
         elif kind == "question":
-            await self._say(FromAgent(answer=self._answer(message.question)))
+            await self._say(FromAgent(answer=await self._answer(message.question)))
         else:
             log.debug("the control plane says what this agent does not know")
 
@@ -267,9 +267,9 @@ class ControlPlaneTalk:
         self._renewing = []
         await self._enrolment.keep(after)
 
-    def _answer(self, question: Question) -> Answer:
+    async def _answer(self, question: Question) -> Answer:
         try:
-            document = json.dumps(self._node.answer(question))
+            document = json.dumps(await self._node.answer(question))
         except LookupError as error:
             return Answer(id=question.id, refusal=str(error.args[0]))
         answer = Answer(id=question.id, document=document)

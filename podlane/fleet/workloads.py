@@ -30,6 +30,7 @@ Examples:
   podlane workloads list --node node-1 shop/web-1 -o json
   podlane workloads get shop/web-1 --node node-1
   podlane workloads get shop/web-1 --node node-1 -o yaml
+  podlane workloads connections shop/web-1 --node node-1 --order newest
 """
 )
 def workloads() -> None:
@@ -76,6 +77,37 @@ def get_workload(
         show(client.ask("GET", place, query={"workload": workload})["answer"], output, _details)
 
 
+@workloads.command("connections")
+@click.argument("workload")
+@node_options
+@click.option(
+    "--order", type=click.Choice(["largest", "newest"]), default="largest", help="Which first.  [default: largest]"
+)
+@click.option("--limit", type=click.IntRange(1, 200), default=50, help="How many.  [default: 50]")
+@context_options
+@output_option
+def list_connections(
+    workload: str,
+    node: str,
+    cluster: str | None,
+    order: str,
+    limit: int,
+    context: str | None,
+    tenant: str | None,
+    output: str,
+) -> None:
+    """List connections of WORKLOAD (NAMESPACE/POD) that are alive, those that have carried the most bytes first."""
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        place = f"{_agent(client, node, cluster)}/connections"
+        query: dict[str, str | int] = {"workload": workload, "limit": limit, "order": order}
+        show(client.ask("GET", place, query=query), output, _connection_rows)
+
+
 def _agent(client: FleetClient, node: str, cluster: str | None) -> str:
     from podlane.fleet.agents import cluster_of
 
@@ -106,6 +138,15 @@ def _lane_rows(found: Any) -> list[list[str]]:
             counts = [str(sum(lane[name])) for name in ("dropped", "throttled")]
             rows.append([each["workload"], each["policy"] or "-", lane["lane"], lane["direction"], *rates, *counts])
     return rows
+
+
+def _connection_rows(found: Any) -> list[list[str]]:
+    from daemon.documents.codec import from_json
+    from daemon.documents.connections import Connections
+    from podlane.top.connections import TITLES, cells
+
+    shown = from_json(Connections, found)
+    return [[title.upper() for title in TITLES], *(list(cells(each)) for each in shown.connections)]
 
 
 def _details(answer: Any) -> list[list[str]]:

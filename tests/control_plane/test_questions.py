@@ -78,7 +78,7 @@ def test_one_that_is_away_goes_away_or_refuses(bench: Bench, threads: ThreadPool
     bench.agent()
     waiting = ask(bench, threads)
     bench.until("a refusal", waiting.done)
-    with pytest.raises(StateConflictError, match="not connected to this process"):
+    with pytest.raises(StateConflictError, match="is not connected"):
         waiting.result()
     agent = Agent(bench, bench.enrol(bench.join_token(node="n1"), "n1")).hello()
     bench.until("n1 is let in", lambda: ("east", "n1") in bench.fleet.agents("default").agents)
@@ -142,3 +142,40 @@ def test_minutes_by_rest(bench: Bench, threads: ThreadPoolExecutor, change: dict
     assert response.status_code == status
     if status == 200:
         assert response.json() == MINUTES
+
+
+CONNECTION = {
+    "class": "web", "client": {"address": "10.0.0.7", "port": 50123}, "destination": {"address": "::1", "port": 443},
+    "direction": "outbound", "name": "example.com", "protocol": "tls", "state": "relaying", "age_seconds": 1.5,
+    "bytes_up": 100, "bytes_down": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ({"active": 7, "order": "newest", "connections": [CONNECTION]}, 200),
+        ({"active": 0, "order": "newest", "connections": [], "of a newer version": 1}, 200),
+        ({"active": 7, "order": "newest", "connections": [CONNECTION] * 201}, 503),
+        ({"active": 7, "order": "newest", "connections": [{**CONNECTION, "bytes_up": -1}]}, 503),
+        ({"active": 7, "order": "newest", "connections": [{**CONNECTION, "name": "x" * 401}]}, 503),
+        ({"active": 7, "order": "worst", "connections": []}, 503),
+    ],
+)
+def test_connections_by_rest(bench: Bench, threads: ThreadPoolExecutor, answer: dict[str, Any], status: int) -> None:
+    api = TestClient(create_app(bench.plane, bench.fleet))
+    headers = {"Authorization": f"Bearer {another_token(bench.plane)}"}
+    place = "/v1/tenants/default/clusters/east/agents/n1/connections"
+    agent = here(bench)
+    assert api.get(place, headers=headers).status_code == 422, "of no workload"
+    query = {"workload": "shop/web-1", "limit": 5, "order": "newest"}
+    waiting = threads.submit(api.get, place, params=query, headers=headers)
+    [question] = questions(bench, agent, 1)
+    asked = question.connections
+    assert (asked.workload, asked.limit, asked.largest) == ("shop/web-1", 5, False)
+    agent.say(answer=Answer(id=question.id, document=json.dumps(answer)))
+    found = waiting.result(10)
+    assert found.status_code == status, found.text
+    if status == 200:
+        answer.pop("of a newer version", None)
+        assert found.json() == answer

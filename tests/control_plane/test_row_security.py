@@ -68,6 +68,8 @@ def test_nothing_is_written_for_another_tenant(store: EventStore) -> None:
         "INSERT INTO requests VALUES ('bank', 'k2', 'f', 1, 1)",
         "INSERT INTO heads VALUES ('cafe', 1, 'd')",
         "INSERT INTO lane_sums VALUES ('bank', 'p', 1, '{}')",
+        "INSERT INTO agent_sights VALUES ('bank', 'p', '', '')",
+        "INSERT INTO lane_volumes VALUES ('bank', 1, 'p', 'l', 'egress', 1)",
     ]
     for statement in statements:
         with pytest.raises(StoreError, match="row-level security"), store.database.writing("shop") as execute:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +14,25 @@ import pytest
 from fleet_bench import POLICY, Agent, Bench, running_bench
 
 from control_plane.alerts.sight import TenantSight
+from control_plane.domain.access import Role
 from control_plane.domain.alert_rules import AlertKind, AlertRule
 from control_plane.domain.checked_policy import CheckedPolicy
 from control_plane.domain.commands import DraftPolicy, PublishPolicy, RevokeAgent
 from control_plane.domain.rollout import RolloutPlan, RolloutState, Stage
 from control_plane.domain.rollout_gates import Traffic
 from control_plane.fleet.agent_status import AgentState, AgentStatus, WorkloadFailure
+from control_plane.fleet.questions import Questions, SilentAgentError
 from control_plane.fleet.rollout_driver import PrometheusGates, RolloutDriver
 from control_plane.fleet.shared_agents import SharedAgents
 from control_plane.fleet.status_document import read_status, write_status
 from control_plane.gateway.rpc import GrpcStatus
-from control_plane.live.messages import LiveScope, Topic
+from control_plane.live.hub import LiveHub
+from control_plane.live.messages import LiveScope, Subscribe, Topic
 from control_plane.live.topics import WINDOWS, Picture, TenantView
+from control_plane.relay.sight_documents import AgentSights, SightWish
+from control_plane.service import Caller
 from control_plane.store.errors import StoreError
-from fleet_api.agent_pb2 import LaneSum, Report, WorkloadState
+from fleet_api.agent_pb2 import Answer, LaneSum, Question, Report, WorkloadFigures, WorkloadState
 
 
 @dataclass
@@ -42,6 +49,8 @@ class Process:
         self.shared = SharedAgents(
             table, bench.fleet, bench.handler, bench._posted.put, lambda: bench.clock[0], lambda: self.clock[0]
         )
+        bench.fleet.questions = Questions(bench.handler, bench._posted.put, self.shared.relay.ask)
+        self.hub = LiveHub(bench.plane, bench.fleet)
         self.shared.load(bench.plane.names())
         bench.pump()
         self.driver = RolloutDriver(bench.plane, bench.fleet, PrometheusGates(""), lambda: bench.clock[0])
@@ -357,3 +366,103 @@ def rollout_state(process: Process) -> RolloutState:
         rollout = tenant.policies["web"].rollout
     assert rollout is not None
     return rollout.state
+
+
+def looks(process: Process, topic: Topic, **scope: str) -> Any:
+    """What a viewer of that process sees now, and goes on to look at."""
+    wish = Subscribe(type="subscribe", id=1, tenant="default", topic=topic, scope=LiveScope(**scope))
+    frame = process.hub.frame(process.hub.begin(wish, Caller("ada", lambda _: Role.VIEWER)))
+    assert isinstance(frame, str)
+    return json.loads(frame)
+
+
+def tells(agent: Agent, size: int) -> None:
+    lane = LaneSum(policy="web", lane="web", direction="egress", bytes=size, packets=1, workloads=1)
+    figures = [WorkloadFigures(workload="shop/web-1", lanes=[lane])] if watched(agent) else []
+    agent.say(report=Report(interval_ms=1000, lanes=[lane], workloads=figures))
+
+
+def watched(agent: Agent) -> bool:
+    agent.take()
+    told = [message.watch.others for message in agent.messages if message.WhichOneof("message") == "watch"]
+    return bool(told) and told[-1]
+
+
+def test_a_viewer_sees_agents_of_other_processes(process: Callable[[], Process]) -> None:
+    one, two, three = process(), process(), process()
+    first, second = comes(one, "n1"), comes(two, "n2")
+    one.bench.publish()
+    one.settle(first)
+    two.settle(second)
+    tell(one, two, three)
+    assert [row["bytes"] for row in looks(one, Topic.AGENTS)["rows"]] == [0, 0]
+    assert looks(one, Topic.WORKLOADS, cluster="east", node="n2")["rows"] == []
+    tell(one, two, three)
+    tells(first, 100)
+    tells(second, 7)  # is told to tell of its workloads by now
+    tells(second, 7)
+    tell(two, one, three)
+    for each in (one, two, three):
+        each.bench.clock[0] += 1
+    assert [row["bytes"] for row in looks(one, Topic.AGENTS)["rows"]] == [100, 7]
+    [row] = looks(one, Topic.WORKLOADS, cluster="east", node="n2")["rows"]
+    assert (row["workload"], row["policy"], row["bytes"], row["lanes"][0]["lane"]) == ("shop/web-1", "web", 7, "web")
+    totals = looks(one, Topic.AGENTS)["totals"]
+    assert totals["bytes"] in (100, 107), "what went through the others' is among the sums: it counts once"
+    second.confirm(failed=1)
+    tell(two, one)
+    assert looks(one, Topic.WORKLOADS, cluster="east", node="n2")["rows"], "they stay when the agent has another state"
+    for _ in range(14):
+        for each in (one, two, three):
+            each.bench.clock[0] += 1
+            each.clock[0] += 1 / 3
+        tells(second, 7)
+        tell(one, two, three)
+    assert not watched(second), "nobody looks any more"
+    assert one.status("n2").details is None
+    assert one.bench.fleet.agents("default").watched == two.bench.fleet.agents("default").watched == {}
+    table = one.bench.store.agent_states
+    assert table is not None
+    assert all(not any(table.read_sight("default", each.shared.name) or ()) for each in (one, two, three))
+
+
+def test_a_question_reaches_an_agent_of_another_process(process: Callable[[], Process]) -> None:
+    one, two = process(), process()
+    comes(one, "n1")
+    second = comes(two, "n2")
+    tell(one, two)
+    questions = one.bench.fleet.questions
+    assert questions is not None
+    with ThreadPoolExecutor(2) as threads:
+        answers = [
+            threads.submit(questions.ask, "default", "east", "n2", Question(effective_policy=name)) for name in "ab"
+        ]
+        one.bench.until("both are asked", lambda: len(one.shared.relay._asked.get("default", {})) == 2)
+        assert one.shared.relay.urgent
+        tell(one, two)
+        second.take()
+        asked = [message.question for message in second.messages if message.WhichOneof("message") == "question"]
+        assert sorted(each.effective_policy for each in asked) == ["a", "b"]
+        for each in asked:
+            second.say(answer=Answer(id=each.id, document=json.dumps({"name": each.effective_policy})))
+        assert two.shared.relay.urgent
+        tell(two, one)
+        assert [each.result(10) for each in answers] == [{"name": "a"}, {"name": "b"}]
+        late = threads.submit(questions.ask, "default", "east", "n2", Question(diagnosis=True))
+        one.bench.until("it is asked", lambda: one.shared.relay._asked["default"])
+        second.call.end()
+        tell(one, two)
+        tell(two, one)
+        with pytest.raises(SilentAgentError, match="gone away"):
+            late.result(10)
+
+
+def test_what_processes_tell_each_other_is_read_as_it_was_written() -> None:
+    wish = SightWish(True, (("east", "n1"),), {"a": (("east", "n2"), b"\0\xff")})
+    assert SightWish.from_json(wish.to_json()) == wish
+    assert SightWish.from_json('{"of a newer version":1}') == SightWish.from_json("") == SightWish()
+    assert (SightWish().to_json(), AgentSights().to_json()) == ("", "")
+    says = '{"traffic":[["e","n",1,2,3,4,5,"newer"]],"workloads":[],"answers":{"a":"AP8="},"newer":0}'
+    read = AgentSights.from_json(says)
+    assert (read.traffic["e", "n"].backlog, read.answers["a"]) == (5, b"\0\xff")
+    assert AgentSights.from_json(read.to_json()) == read

@@ -1,0 +1,1 @@
+"""What one process asks others on the same PostgreSQL about the agents that are connected to them."""
