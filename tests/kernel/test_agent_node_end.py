@@ -36,7 +36,8 @@ from traffic_policy.marks import ClassIds
 from traffic_policy.policy_file import parse_policy
 
 pytestmark = pytest.mark.root
-PACKET_SOCKET = Path(__file__).parents[1] / "evasion" / "packet_socket.py"
+EVASION = Path(__file__).parents[1] / "evasion"
+PACKET_SOCKET, XDP_SOCKET = EVASION / "packet_socket.py", EVASION / "xdp_socket.py"
 
 
 @pytest.fixture(autouse=True)
@@ -108,15 +109,15 @@ def held(rate: Callable[[], float], ceil: float) -> None:
     pytest.fail(f"{measured} of {ceil} Mbit/s")
 
 
-def frames_rate(pod: Host, two: PodsOnNode, *options: str) -> float:
-    """Mbit/s of UDP frames from a packet socket, as they come to the server."""
+def frames_rate(pod: Host, two: PodsOnNode, *options: str, program: Path = PACKET_SOCKET) -> float:
+    """Mbit/s of UDP frames from a packet socket, or another such program, as they come to the server."""
     link = two.links[0]
     mac = json.loads(node_of(two).ip("-j", "link", "show", "dev", link.b.interface))[0]["address"]
     with two.server.namespace.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
         sink.bind(("", 9))
         sink.settimeout(10)
         place = ("eth0", mac, str(link.a.ipv4), two.server_ipv4, "9", "20", *options)
-        sender = pod.popen([sys.executable, str(PACKET_SOCKET), *place])
+        sender = pod.popen([sys.executable, str(program), *place])
         meter = Meter()
         while not meter.done.is_set():
             meter.count(len(sink.recv(2048)) + 42)
@@ -135,6 +136,15 @@ def test_frames_that_go_past_the_queues_of_the_pod_are_held(
     held(lambda: frames_rate(one, two, *options), 2.0)
     if "--bypass" in options:
         assert rows("From inside the Pod")["AF_PACKET with PACKET_QDISC_BYPASS, enforce: host"] == "held"
+
+
+def test_af_xdp_is_held(two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]) -> None:
+    """In copy mode, which takes CAP_NET_RAW alone; veth has no other without a program in the other namespace."""
+    one, _ = two.pods
+    agents.append(start(tmp_path, two, entry(one, by_host())))
+    agents[0].until_state(one, "programmed")
+    held(lambda: frames_rate(one, two, program=XDP_SOCKET), 2.0)
+    assert rows("From inside the Pod")["AF_XDP, enforce: host"] == "held"
 
 
 def test_what_a_pod_sends_is_held_at_the_nodes_end(two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]) -> None:

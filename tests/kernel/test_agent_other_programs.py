@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from agents import PodsOnNode, RunningAgent, entry, start_agent
 from ebpf_judge import require_programs
+from evasion_page import rows
 from lab import connect, serving
 from waiting import until
 
@@ -29,6 +30,7 @@ from tc_core.bpf.ebpf_assembler import IF_NOT_EQUAL, LOAD_WORD, MOVE_K, R0, R1, 
 
 pytestmark = pytest.mark.root
 
+XDP_SOCKET = Path(__file__).parents[1] / "evasion" / "xdp_socket.py"
 BODY = 300_000
 REDIRECT_NEIGH, REDIRECT_PEER = 152, 155  # enum bpf_func_id (linux/bpf.h)
 NEXT, PASS = -1, 0  # TCX_NEXT, TCX_PASS; as TC_ACT_UNSPEC and TC_ACT_OK
@@ -223,6 +225,26 @@ def test_a_program_elsewhere_that_goes_past_the_nodes_end(
         assert passed(node, two.links[0].b.interface) - before < 10_000
         growth = grows(agents[0], one, lambda: upload(one, two, 9000))
         assert growth["named"] > BODY, "what it sends is held as ever"
+
+
+def test_af_xdp_goes_past_the_pods_own_end(two: PodsOnNode, tmp_path: Path, agents: list[RunningAgent]) -> None:
+    """As PACKET_QDISC_BYPASS does; the node's end holds it (test_agent_node_end.py)."""
+    one, node = two.pods[0], node_of(two)
+    agents.append(start_agent(tmp_path, entry(one, policy()), datapath="ebpf"))
+    agents[0].until_state(one, "programmed")
+    link = two.links[0]
+    mac = json.loads(node.ip("-j", "link", "show", "dev", link.b.interface))[0]["address"]
+    with two.server.namespace.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+        sink.bind(("", 9))
+        sink.settimeout(10)
+        place = ("eth0", mac, str(link.a.ipv4), two.server_ipv4, "9", "20")
+        sender = one.popen([sys.executable, str(XDP_SOCKET), *place])
+        for _ in range(2000):
+            sink.recv(2048)
+        sender.kill()
+        sender.wait()
+    assert passed(one, "eth0") < 100_000
+    assert rows("From inside the Pod")["AF_XDP"] == "not held"
 
 
 @contextmanager
