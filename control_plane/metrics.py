@@ -48,6 +48,7 @@ class ControlPlaneMetrics:
             counter(METRIC.format(name).removesuffix("_total"), f"What went through lanes: {name}.", *_LANE)
             for name in COUNTERS
         ]
+        names = gauge(f"{_PREFIX}_names", "Names that connections had in the last hour.", "tenant")
         alerts = gauge(f"{_PREFIX}_alerts", "Alerts that fire.", "tenant", "severity")
         budgets = gauge(f"{_PREFIX}_budget_bytes", "Budgets: bytes in each period.", "tenant", "budget")
         used = gauge(f"{_PREFIX}_budget_used_bytes", "What is used of them in the period now.", "tenant", "budget")
@@ -69,6 +70,7 @@ class ControlPlaneMetrics:
             states = Counter(known.state(known.agents.get(key)) for key in joined)
             for state in AgentState:
                 agents.add(states[state], name, state)
+            names.add(len(known.names), name)
             for key, numbers in known.figures.counters(self._plane.now).items():
                 for family, number in zip(lanes, numbers, strict=True):
                     family.add(number, name, *key)
@@ -87,5 +89,5 @@ class ControlPlaneMetrics:
         frames.add(self._live.frames)
         sent = counter(f"{_PREFIX}_live_bytes", "Their bytes.")
         sent.add(self._live.bytes)
-        yield from (agents, events, *lanes, connections, lag, up, alerts, untold, budgets, used)
+        yield from (agents, events, *lanes, names, connections, lag, up, alerts, untold, budgets, used)
         yield from (self._plane.durations.family(), viewers, frames, sent)

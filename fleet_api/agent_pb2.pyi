@@ -31,20 +31,22 @@ class Credentials(_message.Message):
     def __init__(self, certificate_chain: _Optional[str] = ..., roots: _Optional[str] = ..., renew_at: _Optional[int] = ...) -> None: ...
 
 class FromAgent(_message.Message):
-    __slots__ = ("hello", "applied", "report", "health", "renew", "answer")
+    __slots__ = ("hello", "applied", "report", "health", "renew", "answer", "names")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     APPLIED_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     HEALTH_FIELD_NUMBER: _ClassVar[int]
     RENEW_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     applied: Applied
     report: Report
     health: Health
     renew: Renew
     answer: Answer
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., health: _Optional[_Union[Health, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ...) -> None: ...
+    names: NamesSeen
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., applied: _Optional[_Union[Applied, _Mapping]] = ..., report: _Optional[_Union[Report, _Mapping]] = ..., health: _Optional[_Union[Health, _Mapping]] = ..., renew: _Optional[_Union[Renew, _Mapping]] = ..., answer: _Optional[_Union[Answer, _Mapping]] = ..., names: _Optional[_Union[NamesSeen, _Mapping]] = ...) -> None: ...
 
 class ToAgent(_message.Message):
     __slots__ = ("desired", "watch", "credentials", "question", "move")
@@ -201,6 +203,50 @@ class LaneSum(_message.Message):
     below: int
     def __init__(self, policy: _Optional[str] = ..., lane: _Optional[str] = ..., direction: _Optional[str] = ..., bytes: _Optional[int] = ..., packets: _Optional[int] = ..., dropped: _Optional[int] = ..., overlimits: _Optional[int] = ..., backlog: _Optional[int] = ..., workloads: _Optional[int] = ..., rate: _Optional[int] = ..., ceil: _Optional[int] = ..., below: _Optional[int] = ...) -> None: ...
 
+class NamesSeen(_message.Message):
+    __slots__ = ("names", "matches")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    MATCHES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedCompositeFieldContainer[SeenName]
+    matches: _containers.RepeatedCompositeFieldContainer[MatchHits]
+    def __init__(self, names: _Optional[_Iterable[_Union[SeenName, _Mapping]]] = ..., matches: _Optional[_Iterable[_Union[MatchHits, _Mapping]]] = ...) -> None: ...
+
+class SeenName(_message.Message):
+    __slots__ = ("namespace", "policy", "name", "protocol", "port", "direction", "lane", "decided", "connections", "workload")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    DIRECTION_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    DECIDED_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    WORKLOAD_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    policy: str
+    name: str
+    protocol: str
+    port: int
+    direction: str
+    lane: str
+    decided: str
+    connections: int
+    workload: str
+    def __init__(self, namespace: _Optional[str] = ..., policy: _Optional[str] = ..., name: _Optional[str] = ..., protocol: _Optional[str] = ..., port: _Optional[int] = ..., direction: _Optional[str] = ..., lane: _Optional[str] = ..., decided: _Optional[str] = ..., connections: _Optional[int] = ..., workload: _Optional[str] = ...) -> None: ...
+
+class MatchHits(_message.Message):
+    __slots__ = ("policy", "lane", "match", "connections")
+    POLICY_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    MATCH_FIELD_NUMBER: _ClassVar[int]
+    CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+    policy: str
+    lane: str
+    match: bytes
+    connections: int
+    def __init__(self, policy: _Optional[str] = ..., lane: _Optional[str] = ..., match: _Optional[bytes] = ..., connections: _Optional[int] = ...) -> None: ...
+
 class WorkloadFigures(_message.Message):
     __slots__ = ("workload", "lanes")
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
@@ -232,12 +278,14 @@ class Renew(_message.Message):
     def __init__(self, csr: _Optional[bytes] = ...) -> None: ...
 
 class Watch(_message.Message):
-    __slots__ = ("workloads", "others")
+    __slots__ = ("workloads", "others", "names_every")
     WORKLOADS_FIELD_NUMBER: _ClassVar[int]
     OTHERS_FIELD_NUMBER: _ClassVar[int]
+    NAMES_EVERY_FIELD_NUMBER: _ClassVar[int]
     workloads: _containers.RepeatedScalarFieldContainer[str]
     others: bool
-    def __init__(self, workloads: _Optional[_Iterable[str]] = ..., others: _Optional[bool] = ...) -> None: ...
+    names_every: int
+    def __init__(self, workloads: _Optional[_Iterable[str]] = ..., others: _Optional[bool] = ..., names_every: _Optional[int] = ...) -> None: ...
 
 class Question(_message.Message):
     __slots__ = ("id", "effective_policy", "diagnosis", "minutes", "connections")

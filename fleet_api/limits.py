@@ -18,6 +18,10 @@ MAX_NODE_LABELS: Final = 64
 """Labels of its node that an agent says."""
 MAX_FAILURES: Final = 100
 """Workloads that an agent names in one message."""
+MAX_NAMES: Final = 256
+"""Names that connections had, in one message."""
+MAX_MATCHES: Final = 1024
+"""Matches of which it says in one message how many connections they have taken."""
 REPORT_INTERVAL: Final = 1.0
 """Seconds between two reports."""
 KEEPALIVE: Final = 20.0

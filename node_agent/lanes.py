@@ -291,7 +291,9 @@ class WorkloadLanes:
         servers = ServerFactory(
             captured=partial(self._classifier, thread, lanes),
             quic=_no_relay,
-            beginnings=partial(LaneReader, observer=self.counters, detection_timeout=lanes.detection_timeout),
+            beginnings=partial(
+                LaneReader, observer=self.counters, names=self.counters, detection_timeout=lanes.detection_timeout
+            ),
             reader=self._node.reader,
         )
         self.plane = DataPlane(

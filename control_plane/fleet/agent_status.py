@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from control_plane.domain.rollout_gates import Traffic
 from control_plane.fleet.figures import TenantFigures
+from control_plane.fleet.names.seen import TenantNames
 from control_plane.fleet.questions import Questions
 from control_plane.tracing import ChangeTraces, NoTraces
 
@@ -160,6 +161,8 @@ class TenantAgents:
     figures: TenantFigures = field(default_factory=TenantFigures)
     clusters: dict[str, TenantFigures] = field(default_factory=dict)
     """Figures of each cluster's agents."""
+    names: TenantNames = field(default_factory=TenantNames)
+    """Names that connections had, as agents of this process say it."""
     watched: dict[tuple[str, str], float] = field(default_factory=dict)
     """Agents whose workloads somebody looks at, and until when at least (Unix seconds)."""
     looked_at: float = 0.0

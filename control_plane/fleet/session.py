@@ -24,13 +24,26 @@ from control_plane.fleet.delivery import Delivery
 from control_plane.fleet.hearing import take_applied, take_health, take_hello, take_report, wrong
 from control_plane.fleet.questions import Reply
 from control_plane.gateway.rpc import Call, GrpcStatus, RpcError
-from fleet_api.agent_pb2 import Applied, Credentials, FromAgent, Hello, LaneSum, Move, Question, ToAgent, Watch
+from fleet_api.agent_pb2 import (
+    Applied,
+    Credentials,
+    FromAgent,
+    Hello,
+    LaneSum,
+    Move,
+    NamesSeen,
+    Question,
+    ToAgent,
+    Watch,
+)
 from fleet_api.framing import frame
 
 _MESSAGES: Final = (10.0, 100.0)
 """Per second, and at once: a report each second, and an answer to each revision."""
 _EVERYTHING: Final = (0.1, 5.0)
 """How often everything is sent: it may be 4 MiB."""
+_NAMES: Final = (0.25, 4.0)
+"""How often it is heard about names."""
 _MOST_ASKED: Final = 4
 """Questions that it has not answered."""
 _RENEWALS: Final = (1 / 60, 3.0)
@@ -73,6 +86,13 @@ class SessionTenant(Protocol):
     def reported(self, session: AgentSession, lanes: Sequence[LaneSum]) -> None:
         """It has said what went through lanes in the last second."""
 
+    @property
+    def names_every(self) -> int:
+        """Seconds between two messages about names."""
+
+    def saw(self, session: AgentSession, names: NamesSeen) -> None:
+        """It has said which names its connections had. Raises :class:`RpcError`."""
+
     def overlapping_roots(self) -> Credentials | None:
         """All roots, while one is being replaced by another."""
 
@@ -96,11 +116,11 @@ class AgentSession:
         self._told: tuple[int, bytes] | None = None
         """Revision and hash that it has after what was sent; None: nothing may be sent yet."""
         self._messages, self._everything = Allowance(*_MESSAGES), Allowance(*_EVERYTHING)
-        self._renewals = Allowance(*_RENEWALS)
+        self._renewals, self._names = Allowance(*_RENEWALS), Allowance(*_NAMES)
         self._asked: dict[int, Reply] = {}
         self._questions = count(1)
-        self._watches = False
-        """Whether it was told to tell of its workloads."""
+        self._watches = (False, 0)
+        """Whether it was told to tell of its workloads, and after how many seconds each of names."""
         self.moving = False
         """Whether the agent was asked to dial another process."""
 
@@ -138,6 +158,9 @@ class AgentSession:
                 self._tenant.changed(self)
         elif kind == "renew":
             self._renew(said.renew.csr)
+        elif kind == "names":
+            if self._names.take(now):  # more often nobody has asked for
+                self._tenant.saw(self, said.names)
         elif kind == "answer" and (reply := self._asked.pop(said.answer.id, None)) is not None:
             reply(said.answer)
         # An answer to what nobody has asked is of no use.
@@ -246,15 +269,17 @@ class AgentSession:
             self.push()
 
     def _watch(self, now: float) -> None:
-        """Have it tell of its workloads while somebody looks at them."""
+        """Have it tell of its workloads while somebody looks at them, and of names as often as is wanted now."""
         key, watched = (self.identity.cluster, self.identity.node), self._tenant.status.watched
-        wanted = watched.get(key, 0.0) > now
-        if not wanted:
+        others = watched.get(key, 0.0) > now
+        if not others:
             watched.pop(key, None)
             self.status.details = None
+        wanted = others, self._tenant.names_every
         if wanted != self._watches and not self._call.unsent:
             self._watches = wanted
-            self._call.send(frame(ToAgent(watch=Watch(others=wanted)).SerializeToString()))
+            watch = Watch(others=others, names_every=wanted[1])
+            self._call.send(frame(ToAgent(watch=watch).SerializeToString()))
 
     def _renew(self, csr: bytes) -> None:
         if not self._renewals.take(self._tenant.now):

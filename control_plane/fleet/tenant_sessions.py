@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -27,11 +27,14 @@ from control_plane.fleet.credentials import Issuer
 from control_plane.fleet.delivery import Delivery
 from control_plane.fleet.figures import SECONDS, LaneRow, LaneSeries
 from control_plane.fleet.hearing import known_lanes
+from control_plane.fleet.names.hearing import heard_hits, heard_names
+from control_plane.fleet.names.seen import MatchPlace
 from control_plane.fleet.questions import Reply
 from control_plane.fleet.session import EXPIRED, REPLACED, REVOKED, AgentSession
 from control_plane.gateway.rpc import GrpcStatus
 from daemon.log import Logger
-from fleet_api.agent_pb2 import Credentials, LaneSum, Question
+from fleet_api.agent_pb2 import Credentials, LaneSum, NamesSeen, Question
+from traffic_policy.match_key import document_key
 
 _BEFORE: Final = 60
 """Seconds before a rollout over which its policy's traffic is what it is compared with."""
@@ -61,6 +64,8 @@ class TenantSessions:
         self._traces = fleet.traces
         self._awaited = AwaitedAgents(name, fleet.traces)
         self._untold: Iterator[AgentSession] | None = None
+        self._matches: dict[tuple[str, int], frozenset[MatchPlace]] = {}
+        """Of revisions, by policy and number."""
 
     @property
     def now(self) -> float:
@@ -165,6 +170,18 @@ class TenantSessions:
             if rollout is not None and rollout.reaches(name, agent, labels):
                 traffic.now = traffic.now.plus(_traffic(each for each in lanes if each.policy == name))
 
+    @property
+    def names_every(self) -> int:
+        """Seconds between two messages of an agent about names."""
+        return self.status.names.every(self.now, len(self._sessions))
+
+    def saw(self, session: AgentSession, names: NamesSeen) -> None:
+        """It has said which names its connections had. Raises :class:`RpcError`, and takes nothing then."""
+        identity, now = session.identity, self.now
+        heard, hits = heard_names(identity.cluster, names), list(heard_hits(names))
+        self.status.names.add(now, (identity.cluster, identity.node), heard)
+        self.status.names.hit(now, hits)
+
     def happened(self, position: int, events: Sequence[Event]) -> None:
         """Take in events; the first has this position. Those that are known already are left out."""
         with self._traces.project(self.name, position, position + len(events) - 1):
@@ -252,11 +269,25 @@ class TenantSessions:
         known = {name: lanes for name, policy in self._tenant.policies.items() if (lanes := _lanes_of(policy))}
         for figures in (self.status.figures, *self.status.clusters.values()):
             figures.know(known)
+        self.status.names.know(self._known_matches())
         going = self._untold is not None
         self._untold = iter(list(self._sessions.values()))
         self._awaited.told(self.delivery.revision, self._sessions)
         if not going:
             self._tell()
+
+    def _known_matches(self) -> dict[str, frozenset[MatchPlace]]:
+        """Those of what some agents are to have of each policy."""
+        before, self._matches = self._matches, {}
+        found = {}
+        for name, policy in self._tenant.policies.items():
+            numbers = _numbers_of(policy)
+            for number in numbers:
+                key = name, number
+                self._matches[key] = before.get(key) or matches_of(policy.revisions[number - 1].document)
+            if numbers:
+                found[name] = frozenset().union(*(self._matches[name, number] for number in numbers))
+        return found
 
     def _tell(self) -> None:
         """Tell some agents, and then the others, so that those of other tenants are heard meanwhile."""
@@ -273,12 +304,24 @@ class TenantSessions:
 
 def _lanes_of(policy: Policy) -> frozenset[str]:
     """Those of what some agents are to have of it."""
+    contents = [policy.revisions[number - 1] for number in _numbers_of(policy)]
+    return frozenset().union(
+        *(known_lanes(each["name"] for each in content.document.get("classes", ())) for content in contents)
+    )
+
+
+def _numbers_of(policy: Policy) -> set[int]:
+    """The revisions that some agents are to have."""
     numbers = {policy.revision}
     if policy.rollout is not None and policy.rollout.active:
         numbers.add(policy.rollout.before)
-    contents = [policy.revisions[number - 1] for number in numbers if number]
-    return frozenset().union(
-        *(known_lanes(each["name"] for each in content.document.get("classes", ())) for content in contents)
+    return numbers - {0}
+
+
+def matches_of(document: Mapping[str, Any]) -> frozenset[MatchPlace]:
+    """Lane and key of each match of a policy in the normal form, and of what no match takes."""
+    return frozenset(
+        [("default", b""), *((e["name"], document_key(m)) for e in document.get("classes", ()) for m in e["match"])]
     )
 
 

@@ -30,7 +30,7 @@ from control_plane.http import (
     tenants,
 )
 from control_plane.http.alerting import routes as alerts
-from control_plane.http.policy import budgets, preview, trial
+from control_plane.http.policy import budgets, names, preview, trial
 from control_plane.http.problems import ProblemDocument, install, problem_response
 from control_plane.http.refused import RefusalNotes
 from control_plane.http.traced import TracedRequests
@@ -87,6 +87,7 @@ def create_app(
         budgets,
         preview,
         trial,
+        names,
         progress,
         questions,
         rollouts,

@@ -204,9 +204,9 @@ class Beginnings:
     def _decide(self, opening: _Opening, detection: Detection, now: float) -> SocketVerdict:
         self._decided[opening.key] = True
         known = DetectedFlow(detection, opening.bound)
-        class_name = self._class_cache.choose(opening.flow, known).class_name
+        choice = self._class_cache.choose(opening.flow, known)
         self._flow_observer.detected(detection, now - opening.since)
-        self._flow_observer.stepped_aside(opening.flow, known, class_name)
+        self._flow_observer.stepped_aside(opening.flow, known, choice)
         by_content = detection.reason in (Reason.FOUND, Reason.CONTRADICTED)
-        class_id = self.routing.ids[class_name] if by_content else _BY_PACKET
+        class_id = self.routing.ids[choice.class_name] if by_content else _BY_PACKET
         return SocketVerdict(opening.cookie, opening.stream.base or 0, class_id)

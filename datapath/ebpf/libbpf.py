@@ -154,6 +154,28 @@ class Map:
         for key, value in entries:
             self[key] = value
 
+    def drain(self, key_size: int, value_size: int, most: int) -> list[tuple[bytes, bytes]]:
+        """Take out entries of a hash map, ``most`` at most: all, if it has no more. Linux 5.6.
+
+        Raises :class:`BpfError`."""
+        keys = ctypes.create_string_buffer(key_size * most)
+        values = ctypes.create_string_buffer(value_size * most)
+        where, number = _u32(0), _u32(most)
+        try:
+            call(
+                "a map could not be read",
+                "bpf_map_lookup_and_delete_batch",
+                *(self.fd, None, ctypes.byref(where), keys, values, ctypes.byref(number), None),
+            )
+        except BpfError as error:
+            if error.number != errno.ENOENT:  # the end was reached
+                raise
+        found = keys.raw, values.raw
+        return [
+            (found[0][at * key_size : (at + 1) * key_size], found[1][at * value_size : (at + 1) * value_size])
+            for at in range(number.value)
+        ]
+
     def read(self, key: bytes, size: int) -> bytes | None:
         """The value of a key, of ``size`` bytes, or None. Raises :class:`BpfError`."""
         value = ctypes.create_string_buffer(size)

@@ -25,12 +25,16 @@ VERDICTS: Final = "verdicts"
 """The map with the answers to that."""
 DECISIONS: Final = "decisions"
 """The array that counts connections."""
+HITS_MAP: Final = "hits"
+"""The array that counts connections by the match that has taken them."""
+NAMES_MAP: Final = "seen_names"
+"""The map with names that connections had."""
 SOURCES: Final = "sources_shown"
 """The map with what each source has in the ring."""
 _SCRATCHES: Final = "scratches"
 UDP_FLOWS: Final = "udp_flows"
 """The map with the classes of QUIC's flows."""
-LASTING: Final = (FLOWS, DECISIONS, UDP_FLOWS)
+LASTING: Final = (FLOWS, DECISIONS, UDP_FLOWS, HITS_MAP, NAMES_MAP)
 """The maps of an interface that outlive a policy, and a process."""
 SHARED: Final = (BEGINNINGS, VERDICTS, SOURCES, _SCRATCHES)
 """The maps that programs of several interfaces have in common (:mod:`datapath.ebpf.shared_maps`). They last as well."""

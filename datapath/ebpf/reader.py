@@ -20,12 +20,23 @@ import trio
 from daemon.log import Logger
 from datapath.ebpf.beginnings import Beginning, Beginnings, SocketVerdict
 from datapath.ebpf.datagrams import Datagrams, FlowVerdict
+from datapath.ebpf.decided_names import (
+    HITS,
+    MOST_NAMES,
+    NAME_KEY,
+    NAME_VALUE,
+    NameObserver,
+    hits_between,
+    judged,
+    read_name,
+)
 from datapath.ebpf.libbpf import Map, NumberArray, RingBuffer, map_id
-from datapath.ebpf.program import BEGINNINGS, DECISIONS, UDP_FLOWS, VERDICTS
+from datapath.ebpf.program import BEGINNINGS, DECISIONS, HITS_MAP, NAMES_MAP, UDP_FLOWS, VERDICTS
 from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
 from datapath.protocols.detect import Detection, Reason
 from datapath.protocols.detect import Protocol as WireProtocol
 from datapath.routing.cached import Routing
+from datapath.routing.table import RoutingTable
 from datapath.stepaside.class_cache import FlowObserver
 from traffic_policy.units import Duration
 
@@ -59,9 +70,19 @@ class LaneReader:
     """What a :class:`SharedReader` does for the programs of one interface. Not thread-safe."""
 
     def __init__(
-        self, maps: LaneMaps, routing: Routing, observer: ProgramObserver, *, detection_timeout: Duration
+        self,
+        maps: LaneMaps,
+        routing: Routing,
+        observer: ProgramObserver,
+        *,
+        detection_timeout: Duration,
+        names: NameObserver | None = None,
     ) -> None:
-        """``maps``: their descriptors stay open until :meth:`close`. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
+        """``maps``: their descriptors stay open until :meth:`close`. ``names`` is told which names connections had that
+        the programs have decided, and of the matches; None: nobody asks for them.
+
+        Raises :class:`~datapath.ebpf.libbpf.BpfError`.
+        """
         self.maps = maps
         self._beginnings = Beginnings(routing, observer, detection_timeout=detection_timeout.seconds)
         self._observer = observer
@@ -70,6 +91,7 @@ class LaneReader:
         self._udp_flows = Map(maps.fds[UDP_FLOWS])
         self._decisions = NumberArray(maps.fds[DECISIONS], _NUMBERS)
         self._counted = self._decisions.raw()
+        self._names = None if names is None else _DecidedNames(maps, names)
 
     def follow(self, routing: Routing) -> None:
         """Put a routing in force for what is decided from now on, and for flows of QUIC.
@@ -96,7 +118,10 @@ class LaneReader:
         self.count()
 
     def count(self) -> None:
-        """Tell of what the programs have decided since the last time."""
+        """Tell of what the programs have decided since the last time. Raises
+        :class:`~datapath.ebpf.libbpf.BpfError`."""
+        if self._names is not None:
+            self._names.tell(self._beginnings.routing.table)
         now = self._decisions.raw()
         if now == self._counted:
             return
@@ -111,6 +136,38 @@ class LaneReader:
     def close(self) -> None:
         """Let go of the memory that is shared with the programs."""
         self._decisions.close()
+        if self._names is not None:
+            self._names.close()
+
+
+class _DecidedNames:
+    """Names and matches of connections that the programs of one interface have decided."""
+
+    def __init__(self, maps: LaneMaps, observer: NameObserver) -> None:
+        """Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
+        self._observer = observer
+        self._hits = NumberArray(maps.fds[HITS_MAP], HITS)
+        self._names = Map(maps.fds[NAMES_MAP])
+        self._told = self._hits.raw()
+        self._names.drain(NAME_KEY.size, NAME_VALUE.size, MOST_NAMES)  # by the numbers of an earlier process's policy
+
+    def tell(self, table: RoutingTable) -> None:
+        """What is new; the numbers are those of this table. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
+        now = self._hits.raw()
+        if now == self._told:
+            return  # no name either: each of these is of a connection that was counted
+        layout = struct.Struct(f"={HITS}Q")
+        before, self._told = layout.unpack(self._told), now
+        for number, count in hits_between(table, before, layout.unpack(now)):
+            self._observer.hit_in_kernel(*judged(table, number), count)
+        for key, value in self._names.drain(NAME_KEY.size, NAME_VALUE.size, MOST_NAMES):
+            read = read_name(key, value)
+            if read is not None:
+                seen, number, count = read
+                self._observer.seen_in_kernel(seen, *judged(table, number), count)
+
+    def close(self) -> None:
+        self._hits.close()
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ from datapath.bounded_map import BoundedMap
 from datapath.download_limits import ReceiveLimits
 from datapath.protocols.detect import Detection, Reason
 from datapath.routing.flow import Address, Content, Destination, parse_address
-from datapath.routing.table import RoutingTable
+from datapath.routing.table import Route, RoutingTable
 from traffic_policy.marks import OWN, ClassIds, class_mark
 from traffic_policy.policy import DEFAULT_CLASS, Requests
 
@@ -27,7 +27,7 @@ _What = tuple[Destination, Address | None, str | None, str | None, tuple[str, ..
 class Routing:
     """The routing table and the class ids in force."""
 
-    __slots__ = ("_classes", "_marks", "_may_differ", "_reads_source", "_undecided", "ids", "limits", "table")
+    __slots__ = ("_marks", "_may_differ", "_reads_source", "_routes", "_undecided", "ids", "limits", "table")
 
     def __init__(self, table: RoutingTable, ids: ClassIds, limits: ReceiveLimits | None = None) -> None:
         """``limits`` are the receive limits that the relay enforces; None without any."""
@@ -37,7 +37,7 @@ class Routing:
         self._marks = {name: (OWN | class_mark(class_id)).value for name, class_id in ids.items()}
         self._reads_source = table.reads_source
         self._undecided = BoundedMap[_Where, bool](_REMEMBERED)
-        self._classes = BoundedMap[_What, str](_REMEMBERED)
+        self._routes = BoundedMap[_What, Route](_REMEMBERED)
         self._may_differ = BoundedMap[_Where, bool](_REMEMBERED)
 
     def undecided(self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int]) -> bool:
@@ -51,7 +51,14 @@ class Routing:
     def class_of(
         self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int], detection: Detection
     ) -> str:
-        """The name of the class; of contradictory content the strictest one that any content could have.
+        """The name of the class that :meth:`route_of` gives."""
+        return self.route_of(destination, client, detection).class_name
+
+    def route_of(
+        self, destination: Destination, client: tuple[str, int] | tuple[str, int, int, int], detection: Detection
+    ) -> Route:
+        """The class, and the match that decided; of contradictory content the strictest class that any content could
+        have, by no match.
 
         ``client`` is used only when a match has a source criterion.
 
@@ -59,12 +66,12 @@ class Routing:
         """
         source = parse_address(client[0]) if self._reads_source else None
         if detection.reason is Reason.CONTRADICTED:
-            return self.table.strictest_of_all(destination, source=source)
+            return Route(self.table.strictest_of_all(destination, source=source), None)
         what = (destination, source, detection.sni, detection.host, detection.alpn)
-        known = self._classes.get(what)
+        known = self._routes.get(what)
         if known is None:
             content = Content(detection.sni, detection.host, detection.alpn)
-            known = self._classes[what] = self.table.route(destination, content, source=source).class_name
+            known = self._routes[what] = self.table.route(destination, content, source=source)
         return known
 
     def requests_may_differ(

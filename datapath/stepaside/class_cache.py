@@ -12,7 +12,7 @@ from datapath.bounded_map import BoundedMap
 from datapath.protocols.detect import Detection
 from datapath.routing.cached import Routing
 from datapath.routing.flow import Destination
-from traffic_policy.policy import Bound, TransportProtocol
+from traffic_policy.policy import Bound, Match, TransportProtocol
 
 _CHOICES: Final = 4096
 
@@ -31,7 +31,7 @@ class FlowObserver(Protocol):
     def detected(self, detection: Detection, seconds: float) -> None:
         """Detection ended, ``seconds`` after the first bytes."""
 
-    def stepped_aside(self, flow: bytes, known: DetectedFlow, class_name: str) -> None:
+    def stepped_aside(self, flow: bytes, known: DetectedFlow, chosen: ChosenClass) -> None:
         """The class is chosen; no more packets of the connection are queued. :func:`ends` reads ``flow``."""
 
     def lost_lines(self, count: int) -> None:
@@ -39,10 +39,11 @@ class FlowObserver(Protocol):
 
 
 class ChosenClass(NamedTuple):
-    """A class and its decided mark."""
+    """A class, its decided mark, and the match that decided; None: no match did."""
 
     class_name: str
     mark: int
+    match: Match | None = None
 
 
 class ClassCache:
@@ -61,8 +62,9 @@ class ClassCache:
         choice = self._known.get(key)
         if choice is None:
             source, destination = ends(flow, known)
-            class_name = self.routing.class_of(destination, source, known.detection)
-            choice = self._known[key] = ChosenClass(class_name, self.routing.mark_of(class_name))
+            route = self.routing.route_of(destination, source, known.detection)
+            mark = self.routing.mark_of(route.class_name)
+            choice = self._known[key] = ChosenClass(route.class_name, mark, route.match)
         return choice
 
 

@@ -299,5 +299,5 @@ class Classifier:
         choice = self._class_cache.choose(flow, known)
         self._decided[flow] = known
         self._flow_observer.detected(known.detection, seconds)
-        self._flow_observer.stepped_aside(flow, known, choice.class_name)
+        self._flow_observer.stepped_aside(flow, known, choice)
         return mark & ~OURS | choice.mark

@@ -209,7 +209,7 @@ class QuicFlows:
         self._decided[flow] = _Decided(known, opening.begun, now)
         if before is None or before.known != known:  # else it is the same hello again, behind a Retry
             self._flow_observer.detected(detection, now - opening.since)
-            self._flow_observer.stepped_aside(flow, known, choice.class_name)
+            self._flow_observer.stepped_aside(flow, known, choice)
         return self._moved(flow, mark, mark & ~OURS | choice.mark)
 
     def _moved(self, flow: bytes, before: int, mark: int) -> int:

@@ -27,7 +27,7 @@ from datapath.errors import ConntrackError, PrivilegeError
 from datapath.kernel_thread import KernelThread
 from datapath.routing.cached import Routing
 from datapath.stepaside import conntrack
-from datapath.stepaside.class_cache import DetectedFlow, FlowObserver, addresses, ends, known_marks
+from datapath.stepaside.class_cache import ChosenClass, DetectedFlow, FlowObserver, addresses, ends, known_marks
 from datapath.stepaside.classifier import Classifier
 from datapath.stepaside.conntrack_messages import Entry
 from datapath.stepaside.marks import CHOSEN_OR_DECIDED, DECIDED, OPEN, OURS
@@ -307,9 +307,9 @@ class _Log:
         self.lost_lines = flow_observer.lost_lines
         self._flow_observer = flow_observer
 
-    def stepped_aside(self, flow: bytes, known: DetectedFlow, class_name: str) -> None:
+    def stepped_aside(self, flow: bytes, known: DetectedFlow, chosen: ChosenClass) -> None:
         """The class is chosen."""
-        self._flow_observer.stepped_aside(flow, known, class_name)
+        self._flow_observer.stepped_aside(flow, known, chosen)
         detection = known.detection
         client, destination = ends(flow, known)
         log.debug(
@@ -318,7 +318,7 @@ class _Log:
             destination=str(destination),
             transport=known.transport.value,
             bound=known.bound.value,
-            class_name=class_name,
+            class_name=chosen.class_name,
             protocol=detection.protocol.value,
             reason=detection.reason.value,
             sni=detection.sni,

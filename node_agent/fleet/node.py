@@ -14,10 +14,11 @@ from daemon.process_metrics import cpu_and_memory
 from daemon.version import installed_version
 from datapath.connection_list import Order
 from datapath.documents.connections import connections_document
-from fleet_api.agent_pb2 import ConnectionsQuestion, Health, Hello, Question
+from fleet_api.agent_pb2 import ConnectionsQuestion, Health, Hello, NamesSeen, Question
 from node_agent.agent import Agent
 from node_agent.broadcast import Broadcast
 from node_agent.fleet.minutes import MinuteHistory
+from node_agent.fleet.names import NamesReport
 from node_agent.fleet.node_labels import NodeLabels
 from node_agent.fleet.outcome import Running, shortened_reason
 from node_agent.fleet.policies import FleetPolicies
@@ -39,6 +40,7 @@ class AgentFacts:
         self._agent = agent
         self._context = context
         self.minutes = MinuteHistory()
+        self._names = NamesReport()
         self._instance = secrets.token_hex(8)
         self._began = time.monotonic()
 
@@ -74,6 +76,10 @@ class AgentFacts:
             failed=sum(each.state in (State.REFUSED, State.FAILED) for each in running),
             troubles=[shortened_reason(each) for each in troubles[:_MOST_TROUBLES]],
         )
+
+    def names(self) -> NamesSeen:
+        """What has been seen since the last time."""
+        return self._names.take(self.running)
 
     async def answer(self, question: Question) -> Mapping[str, object]:
         """The answer to a question, as JSON. Raises LookupError with why there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from fleet_api.agent_pb2 import (
     FromAgent,
     Health,
     Hello,
+    NamesSeen,
     Question,
     Renew,
     ToAgent,
@@ -47,6 +49,8 @@ _APPLIED_AGAIN: Final = 60.0
 """Seconds after which Applied is repeated: it may have been said before the control plane knew the agent."""
 _LABELS_SPACING: Final = 10.0
 """Seconds before other labels of the node are told: the control plane may send everything."""
+_FIRST_NAMES: Final = 2.0
+"""Seconds, at most, after which names are told first when they are asked for."""
 _LOOK: Final = 0.02
 """Seconds between two looks whether all workloads have settled."""
 _RENEW_AGAIN: Final = 300.0
@@ -78,6 +82,9 @@ class NodeFacts(Protocol):
         """Without revision and hash."""
 
     def health(self) -> Health: ...
+
+    def names(self) -> NamesSeen:
+        """Names that connections have had since the last time."""
 
     async def answer(self, question: Question) -> Mapping[str, object]:
         """Raises LookupError with why there is none."""
@@ -111,6 +118,10 @@ class ControlPlaneTalk:
         """Labels of the node."""
         self._watched: frozenset[str] = frozenset()
         self._watches_others = False
+        self._names_every = 0
+        """Seconds between two messages with names; 0: nobody wants any."""
+        self._names_asked = trio.Event()
+        """Is set when that changes."""
         self._renewing: list[str] = []
         """Keys for which certificates were asked for."""
 
@@ -125,6 +136,7 @@ class ControlPlaneTalk:
                 nursery.start_soon(self._tell_applied)
                 nursery.start_soon(self._report)
                 nursery.start_soon(self._tell_health)
+                nursery.start_soon(self._tell_names)
                 nursery.start_soon(self._renew)
                 while True:
                     await self._take(await self._call.receive())
@@ -167,6 +179,9 @@ class ControlPlaneTalk:
         elif kind == "watch":
             self._watched = frozenset(list(message.watch.workloads)[:MOST_WATCHED])
             self._watches_others = message.watch.others
+            if message.watch.names_every != self._names_every:
+                self._names_every = message.watch.names_every
+                self._names_asked.set()
         elif kind == "credentials":
             await self._take_credentials(message.credentials)
         elif kind == "move":
@@ -243,6 +258,32 @@ class ControlPlaneTalk:
             if not self._call.crowded:
                 await self._say(FromAgent(health=self._node.health()))
             await trio.sleep(HEALTH_INTERVAL * random.uniform(0.9, 1.1))
+
+    async def _tell_names(self) -> None:
+        pause = math.inf
+        while True:
+            with trio.move_on_after(pause):
+                await self._names_asked.wait()
+            every = self._names_every
+            if self._names_asked.is_set():
+                self._names_asked = trio.Event()
+                pause = min(every, _FIRST_NAMES) * random.random()
+            else:
+                if not self._call.crowded:
+                    await self._say_names()
+                pause = every * random.uniform(0.9, 1.1)
+            if not every:
+                pause = math.inf
+
+    async def _say_names(self) -> None:
+        names = self._node.names()
+        if not names.ByteSize():
+            return
+        message = FromAgent(names=names)
+        while message.ByteSize() >= MAX_FROM_AGENT:  # names and policies may be long
+            del names.names[len(names.names) // 2 :], names.matches[len(names.matches) // 2 :]
+            message = FromAgent(names=names)
+        await self._say(message)
 
     async def _renew(self) -> None:
         while (credentials := self._enrolment.credentials) is not None:

@@ -22,7 +22,7 @@ from typing import Final
 
 from daemon.log import Logger
 from datapath.own_group import ordinary_group
-from datapath.stepaside.class_cache import DetectedFlow, FlowObserver, ends
+from datapath.stepaside.class_cache import ChosenClass, DetectedFlow, FlowObserver, ends
 from sidecar.observability.access_log_format import connection_line, decision_line
 from sidecar.transport.observer import ConnectionSummary, Observer
 from traffic_policy.errors import ConfigError
@@ -204,7 +204,7 @@ class LoggingFlowObserver:
         self._write = lines.write
         self._clock = clock
 
-    def stepped_aside(self, flow: bytes, known: DetectedFlow, class_name: str) -> None:
+    def stepped_aside(self, flow: bytes, known: DetectedFlow, chosen: ChosenClass) -> None:
         """The class is chosen."""
-        self._flow_observer.stepped_aside(flow, known, class_name)
-        self._write(decision_line(*ends(flow, known), class_name, known.detection, self._clock()))
+        self._flow_observer.stepped_aside(flow, known, chosen)
+        self._write(decision_line(*ends(flow, known), chosen.class_name, known.detection, self._clock()))

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from daemon.documents.classes import ConnectionCounts
 from datapath.protocols.detect import Detection, Protocol, Reason
-from datapath.stepaside.class_cache import DetectedFlow
+from datapath.stepaside.class_cache import ChosenClass, DetectedFlow
 from sidecar.transport.observer import ConnectionSummary
 
 # From a hello in the first packet (tens of microseconds) to the default detection timeout of a second, and beyond.
@@ -98,10 +98,10 @@ class ConnectionCounters:
         self,
         flow: bytes,  # noqa: ARG002  # for others
         known: DetectedFlow,
-        class_name: str,
+        chosen: ChosenClass,
     ) -> None:
         """A connection has its class and continues without the proxy; its end will not be seen."""
-        self._of_class(class_name).by_protocol[known.detection.protocol] += 1
+        self._of_class(chosen.class_name).by_protocol[known.detection.protocol] += 1
 
     def decided_in_kernel(self, class_name: str, detection: Detection, count: int) -> None:
         """So many connections have their class by programs in the kernel."""

@@ -12,7 +12,7 @@ from datapath.ebpf.beginnings import Beginning, Beginnings, SocketVerdict
 from datapath.protocols.detect import Detection, Reason
 from datapath.routing.cached import Routing
 from datapath.routing.table import RoutingTable
-from datapath.stepaside.class_cache import DetectedFlow
+from datapath.stepaside.class_cache import ChosenClass, DetectedFlow
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Bound, TrafficPolicy
 
@@ -42,10 +42,10 @@ class Seen:
         assert seconds >= 0
         self.detections.append(detection)
 
-    def stepped_aside(self, flow: bytes, known: DetectedFlow, class_name: str) -> None:
+    def stepped_aside(self, flow: bytes, known: DetectedFlow, chosen: ChosenClass) -> None:
         assert len(flow) in (12, 36)
         assert known.detection is self.detections[-1]
-        self.classes.append(class_name)
+        self.classes.append(chosen.class_name)
 
     def lost_lines(self, count: int) -> None:
         raise AssertionError(count)

@@ -15,7 +15,7 @@ from tcp_packets import ACK, CLIENT, FIN, PSH, SYN, flow_of, tcp_packet
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.routing.cached import Routing
 from datapath.routing.table import RoutingTable
-from datapath.stepaside.class_cache import DetectedFlow, known_marks
+from datapath.stepaside.class_cache import ChosenClass, DetectedFlow, known_marks
 from datapath.stepaside.classifier import Classifier
 from datapath.stepaside.marks import CHOSEN, DECIDED, FIRST, OURS
 from datapath.stepaside.pending_flows import PATIENCE_S
@@ -67,11 +67,11 @@ class Notes:
         self.detections.append(detection)
         self.seconds.append(seconds)
 
-    def stepped_aside(self, flow: bytes, known: DetectedFlow, class_name: str) -> None:
+    def stepped_aside(self, flow: bytes, known: DetectedFlow, chosen: ChosenClass) -> None:
         assert known.detection is self.detections[-1]
         assert len(flow) in (12, 36)
         self.bounds.append(known.bound)
-        self.classes.append(class_name)
+        self.classes.append(chosen.class_name)
 
     def lost_lines(self, count: int) -> None:  # noqa: ARG002
         raise AssertionError("there is no access log")

@@ -9,7 +9,7 @@ import {
   redirect,
 } from '@tanstack/react-router';
 import { Problem } from './api/client';
-import { type AgentSort, type AgentState, session, tenants } from './api/queries';
+import { type AgentSort, type AgentState, type NameSort, session, tenants } from './api/queries';
 import { endViewing, viewAsHeader } from './api/viewAs';
 import { Failed, NotFound } from './shell/Failed';
 
@@ -164,7 +164,8 @@ const live = createRoute({
 const policies = createRoute({
   getParentRoute: () => tenant,
   path: 'policies',
-  validateSearch: (search): { name?: string; draft?: boolean; in_force?: boolean } => ({
+  validateSearch: (search): { name?: string; draft?: boolean; in_force?: boolean; observe?: boolean } => ({
+    ...yes(search, 'observe'),
     ...text(search, 'name'),
     ...yes(search, 'draft'),
     ...yes(search, 'in_force'),
@@ -177,6 +178,21 @@ const policy = createRoute({
   path: 'policies/$policy',
   validateSearch: (search): { tab?: 'yaml' | 'history' } => oneOf(search, 'tab', ['yaml', 'history']),
   component: lazyRouteComponent(() => import('./pages/Policy'), 'Policy'),
+});
+
+const names = createRoute({
+  getParentRoute: () => tenant,
+  path: 'names',
+  validateSearch: (
+    search,
+  ): { name?: string; cluster?: string; namespace?: string; decided?: 'none' | 'port' | 'name'; sort?: NameSort } => ({
+    ...text(search, 'name'),
+    ...text(search, 'cluster'),
+    ...text(search, 'namespace'),
+    ...oneOf(search, 'decided', ['none', 'port', 'name']),
+    ...oneOf(search, 'sort', ['-connections', '-last_seen', 'name']),
+  }),
+  component: lazyRouteComponent(() => import('./pages/Names'), 'Names'),
 });
 
 const rollouts = createRoute({
@@ -205,6 +221,7 @@ export const router = createRouter({
       live,
       policies,
       policy,
+      names,
       rollouts,
       rollout,
       fleet,

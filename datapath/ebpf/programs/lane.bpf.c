@@ -15,6 +15,7 @@
 #include "http1.h"
 #include "beginnings.h"
 #include "quic.h"
+#include "seen.h"
 
 enum {
 	OPEN, /* no data has been sent yet, and it may decide */
@@ -75,28 +76,29 @@ static __always_inline void count(__u32 class_id, __u32 kind)
 		__sync_fetch_and_add(counter, 1);
 }
 
-/* The class by the packet alone, and CONTENT_DECIDES if content could decide otherwise. */
+/* The class by the packet alone and the number of its match, and CONTENT_DECIDES if content could decide otherwise. */
 __noinline __u32 class_of_packet(struct packet *packet)
 {
 	__u32 first;
 
 	if (!packet)
-		return DEFAULT_CLASS;
+		return BY_NO_MATCH;
 	packet_criteria(packet, &packet->found);
 	if (packet->kind == KIND_TCP || packet->kind == KIND_INBOUND || packet->kind == KIND_UDP) {
 		first = first_match(&packet->found, ANY_CONTENT, 0);
 		if (!(first & CONTENT_DECIDES))
 			return first;
-		return (first_match(&packet->found, NO_CONTENT, 0) & 0xff) | CONTENT_DECIDES;
+		return first_match(&packet->found, NO_CONTENT, 0) | CONTENT_DECIDES;
 	}
-	return first_match(&packet->found, NO_CONTENT, 0) & 0xff;
+	return first_match(&packet->found, NO_CONTENT, 0);
 }
 
-/* The class by the data of a connection's first packet with some, and by what class_of_packet() has found; WAS_* in the
- * next byte. Without a class the packet decides, since the data is of no protocol that has names; UNREAD: that cannot be
- * told here. */
+/* The class by the data of a connection's first packet with some, and by what class_of_packet() has found; the number of the
+ * match, and WAS_* in the byte behind the class. Without a class the packet decides, since the data is of no protocol that
+ * has names; UNREAD: that cannot be told here. */
 #define UNREAD 0x10000
 #define WAS_SHIFT 8
+#define WAS(found) ((found) >> WAS_SHIFT & 0xff)
 
 __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 {
@@ -141,7 +143,7 @@ __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 	}
 	packet->name = found_names.name;
 	packet->name_length = found_names.name_length;
-	return (first_match(&packet->found, content, with_alpn) & 0xff) | was << WAS_SHIFT;
+	return (first_match(&packet->found, content, with_alpn) & (0xff | MATCH_BITS)) | was << WAS_SHIFT;
 }
 
 /* The class by the names that are kept of a connection, and by what class_of_packet() has found; 0 if that cannot be
@@ -296,10 +298,15 @@ static __always_inline void read_or_show(struct __sk_buff *skb, struct packet *p
 	if (found & 0xff) {
 		flow->class_id = found;
 		flow->by = BY_CONTENT;
-		keep(packet, flow, found >> WAS_SHIFT);
+		keep(packet, flow, WAS(found));
+		if (flow->kept && flow->name_length)
+			see(packet, (struct kept_name *)flow->name, flow->name_length, found, WAS(found));
+	} else {
+		found |= class_of_packet(packet) & MATCH_BITS;
 	}
 	flow->state = DECIDED;
-	count(flow->class_id, found >> WAS_SHIFT);
+	count(flow->class_id, WAS(found));
+	hit(found);
 }
 
 /* The packet as one of the client who has opened its connection. */
@@ -354,8 +361,11 @@ static __always_inline void refresh(const struct settings *settings, struct pack
 			flow->class_id = again;
 		else if (flow->by == BY_PACKET || !exists(settings, flow->class_id))
 			flow->class_id = class_id & 0xff;
-		if (!(class_id & CONTENT_DECIDES))
+		if (!(class_id & CONTENT_DECIDES)) {
 			flow->state = DECIDED;
+			if (!flow->generation) /* it has just begun */
+				hit(class_id);
+		}
 		flow->generation = settings->generation;
 	}
 	if (flow->state == ASKED)
@@ -553,9 +563,9 @@ SEC("tc") int podlane_judge(struct __sk_buff *skb)
 	}
 	if (inbound && packet.kind == KIND_TCP)
 		packet.kind = KIND_INBOUND;
-	skb->priority = class_of_packet(&packet);
+	skb->priority = class_of_packet(&packet) & ~MATCH_BITS;
 	if (packet.kind == KIND_TCP || packet.kind == KIND_INBOUND)
-		skb->mark = class_of_data(skb, &packet);
+		skb->mark = class_of_data(skb, &packet) & ~MATCH_BITS;
 	return TC_ACT_UNSPEC;
 }
 

@@ -211,8 +211,12 @@ static __always_inline void add_alpn(struct scratch *scratch, __u32 number)
 }
 
 /* The class of the first match that all criteria hold for. ALPN counts if asked for: the union of begin_alpn() and
- * add_alpn(). Returns the class id, and CONTENT_DECIDES if that match needs content. */
+ * add_alpn(). Returns the class id, CONTENT_DECIDES if that match needs content, and the number of the match. */
 #define CONTENT_DECIDES 0x100
+#define MATCH_SHIFT 20
+#define NO_MATCH (WORDS * 64)
+#define MATCH_BITS (~0U << MATCH_SHIFT)
+#define BY_NO_MATCH (DEFAULT_CLASS | NO_MATCH << MATCH_SHIFT)
 
 __noinline __u32 first_match(struct criteria *found, __u32 content, __u32 with_alpn)
 {
@@ -223,14 +227,14 @@ __noinline __u32 first_match(struct criteria *found, __u32 content, __u32 with_a
 	struct match *match;
 
 	if (!found || !scratch)
-		return DEFAULT_CLASS;
+		return BY_NO_MATCH;
 	own = *found; /* Linux 6.1 wants keys on this function's stack */
 	port = bpf_map_lookup_elem(&vectors, &own.port);
 	destination = bpf_map_lookup_elem(&vectors, &own.destination);
 	source = bpf_map_lookup_elem(&vectors, &own.source);
 	by_content = bpf_map_lookup_elem(&vectors, &content);
 	if (!port || !destination || !source || !by_content)
-		return DEFAULT_CLASS;
+		return BY_NO_MATCH;
 #pragma clang loop unroll(full)
 	for (int i = 0; i < WORDS; i++) {
 		__u64 word = port->words[i] & destination->words[i] & source->words[i] & by_content->words[i];
@@ -241,11 +245,11 @@ __noinline __u32 first_match(struct criteria *found, __u32 content, __u32 with_a
 			number = i * 64 + lowest_bit(word);
 			match = bpf_map_lookup_elem(&matches, &number);
 			if (!match)
-				return DEFAULT_CLASS;
-			return match->class_id | (match->needs_content ? CONTENT_DECIDES : 0);
+				return BY_NO_MATCH;
+			return match->class_id | (match->needs_content ? CONTENT_DECIDES : 0) | number << MATCH_SHIFT;
 		}
 	}
-	return DEFAULT_CLASS;
+	return BY_NO_MATCH;
 }
 
 #endif

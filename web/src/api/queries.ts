@@ -145,6 +145,46 @@ export const figures = (tenant: string, seconds: number, name?: string) =>
       body(api.GET('/v1/tenants/{tenant}/figures', { params: { path: { tenant }, query: { seconds, policy: name } } })),
   });
 
+export type NameSort = NonNullable<
+  NonNullable<paths['/v1/tenants/{tenant}/names']['get']['parameters']['query']>['sort']
+>;
+
+export interface NamesAsked {
+  name?: string;
+  cluster?: string;
+  namespace?: string;
+  policy?: string;
+  decided?: ('name' | 'port' | 'default')[];
+  sort?: NameSort;
+}
+
+/** Milliseconds between looks at names and hits: agents say them each five seconds at most. */
+const LOOK_AT_NAMES = 5000;
+
+export const names = (tenant: string, asked: NamesAsked, limit = PAGE) =>
+  infiniteQueryOptions({
+    queryKey: ['t', tenant, 'names', asked, limit],
+    queryFn: ({ pageParam }) =>
+      body(
+        api.GET('/v1/tenants/{tenant}/names', {
+          params: { path: { tenant }, query: { ...asked, limit, cursor: pageParam } },
+        }),
+      ),
+    initialPageParam: '',
+    getNextPageParam: (last) => last.next,
+    placeholderData: keepPreviousData,
+    refetchInterval: (query) => ((query.state.data?.pages.length ?? 0) <= 2 ? LOOK_AT_NAMES : false),
+  });
+
+/** How many connections each match of a policy has taken in the last hour. */
+export const hits = (tenant: string, name: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'policy', name, 'hits'],
+    queryFn: () =>
+      body(api.GET('/v1/tenants/{tenant}/policies/{policy}/hits', { params: { path: { tenant, policy: name } } })),
+    refetchInterval: LOOK_AT_NAMES,
+  });
+
 export const rollout = (tenant: string, name: string) =>
   queryOptions({
     queryKey: ['t', tenant, 'rollout', name],

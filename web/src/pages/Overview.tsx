@@ -6,18 +6,23 @@ import {
   IconCircleX,
   IconEdit,
   IconLoader2,
+  IconTag,
 } from '@tabler/icons-react';
 import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
-import { Link, useNavigate } from '@tanstack/react-router';
+import { Link, linkOptions, useNavigate } from '@tanstack/react-router';
 import type { ReactNode } from 'react';
 import type { Schemas } from '../api/client';
-import { agentsSummary, events, firingAlerts, policies } from '../api/queries';
+import { agentsSummary, events, firingAlerts, names, policies } from '../api/queries';
 import { count, duration } from '../parts/format';
 import { useNow, useTenant } from '../parts/hooks';
 import { Fresh, Page, Skeleton } from '../parts/parts';
 import { useTexts } from '../text/language';
 import { byRule, type RuleFiring } from './alerts/model';
 import { Heat } from './fleet/Heat';
+
+const MOST_NAMES = 50;
+/** Of which the first are named. */
+const NAMED = 4;
 
 interface Attention {
   key: string;
@@ -34,12 +39,18 @@ export function Overview() {
   const summary = useQuery(agentsSummary(tenant));
   const list = useInfiniteQuery(policies(tenant));
   const firing = useQuery(firingAlerts(tenant));
+  const unsorted = useInfiniteQuery(names(tenant, { decided: ['default'] }, MOST_NAMES));
   const found = list.data?.pages.flatMap((page) => page.items) ?? [];
   const away = summary.data?.states.away ?? 0;
   const all = summary.data?.agents ?? 0;
   const inForce = found.filter((each) => each.in_force).length;
   const moving = found.filter((each) => each.rollout === 'running' || each.rollout === 'paused').length;
-  const attention = useAttention(summary.data, found, byRule(firing.data?.items ?? []));
+  const attention = useAttention(
+    summary.data,
+    found,
+    byRule(firing.data?.items ?? []),
+    unsorted.data?.pages[0],
+  );
   // Who cannot be asked about alerts has the other things here all the same.
   const known = summary.data && list.data && !firing.isPending;
   const fresh = summary.data && list.data && (all === 0 || inForce === 0);
@@ -117,6 +128,7 @@ function useAttention(
   summary: Schemas['AgentsSummary'] | undefined,
   found: Schemas['PolicyDocument'][],
   firing: RuleFiring[],
+  unsorted: Schemas['Page_SeenNameDocument_'] | undefined,
 ): Attention[] {
   const t = useTexts();
   const o = t.overview;
@@ -165,6 +177,19 @@ function useAttention(
     }
   }
   if (away) made.push({ key: 'away', icon: warn, says: o.away(away), why: o.awayWhy, go: fleet('away') });
+  if (unsorted?.items.length) {
+    const { items, next } = unsorted;
+    made.push({
+      key: 'names',
+      icon: <IconTag size={19} color="var(--amber)" aria-hidden />,
+      says: o.unsorted(`${items.length}${next ? '+' : ''}`),
+      why: `${items
+        .slice(0, NAMED)
+        .map((each) => each.name)
+        .join(', ')}${items.length > NAMED ? ' …' : ''}`,
+      go: () => void navigate({ to: '/t/$tenant/names', params: { tenant }, search: { decided: 'none' } }),
+    });
+  }
   for (const { name, draft } of found) {
     const go = () => void navigate({ to: '/t/$tenant/policies/$policy', params: { tenant, policy: name } });
     if (draft)
@@ -207,9 +232,24 @@ function Steps({ agents, policies, inForce }: { agents: boolean; policies: boole
   const tenant = useTenant();
   const s = t.overview.steps;
   const steps = [
-    { name: s.connect, why: s.connectWhy, done: agents, to: '/t/$tenant/settings' as const },
-    { name: s.watch, why: s.watchWhy, done: policies, to: '/t/$tenant/policies' as const },
-    { name: s.sort, why: s.sortWhy, done: inForce, to: '/t/$tenant/policies' as const },
+    {
+      name: s.connect,
+      why: s.connectWhy,
+      done: agents,
+      go: linkOptions({ to: '/t/$tenant/settings', params: { tenant } }),
+    },
+    {
+      name: s.watch,
+      why: s.watchWhy,
+      done: policies,
+      go: linkOptions({ to: '/t/$tenant/policies', params: { tenant }, search: { observe: true } }),
+    },
+    {
+      name: s.sort,
+      why: s.sortWhy,
+      done: inForce,
+      go: linkOptions({ to: '/t/$tenant/names', params: { tenant }, search: { decided: 'none' } }),
+    },
   ];
   return (
     <section className="panel steps" aria-label={t.overview.begin}>
@@ -221,9 +261,7 @@ function Steps({ agents, policies, inForce }: { agents: boolean; policies: boole
               {step.done ? <IconCircleCheck size={18} aria-label={t.overview.done} /> : at + 1}
             </span>
             <div>
-              <Link to={step.to} params={{ tenant }}>
-                {step.name}
-              </Link>
+              <Link {...step.go}>{step.name}</Link>
               <div className="sub">{step.why}</div>
             </div>
           </li>

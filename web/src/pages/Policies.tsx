@@ -10,6 +10,7 @@ import { Fresh, Page, ProblemNote, ReadOnly, Skeleton } from '../parts/parts';
 import { useTexts } from '../text/language';
 import { Bars } from './policy/Bars';
 import { labelWords, lanesOf, type PolicyDoc } from './policy/model';
+import { OBSERVING } from './policy/names';
 
 const route = getRouteApi('/t/$tenant/policies');
 const PREFIX = /^[a-z0-9.-]{0,253}$/;
@@ -20,9 +21,10 @@ export function Policies() {
   const { role, may } = useRole();
   const asked = route.useSearch();
   const navigate = route.useNavigate();
-  const list = useInfiniteQuery(policies(tenant, asked));
+  const { observe, ...filter } = asked;
+  const list = useInfiniteQuery(policies(tenant, filter));
   const [prefix, setPrefix] = useState(asked.name ?? '');
-  const [making, setMaking] = useState(false);
+  const [making, setMaking] = useState(observe === true);
   const settled = useSettled(prefix.trim().toLowerCase(), 250);
   useEffect(() => {
     if (PREFIX.test(settled))
@@ -35,12 +37,17 @@ export function Policies() {
       title={t.policies.title}
       sub={<span className="wide">{t.policies.sub}</span>}
       actions={
-        may('editor') && (
-          <button type="button" className="btn primary" onClick={() => setMaking(true)}>
-            <IconPlus size={16} />
-            {t.policies.make}
-          </button>
-        )
+        <>
+          <Link className="btn" to="/t/$tenant/names" params={{ tenant }}>
+            {t.names.title}
+          </Link>
+          {may('editor') && (
+            <button type="button" className="btn primary" onClick={() => setMaking(true)}>
+              <IconPlus size={16} />
+              {t.policies.make}
+            </button>
+          )}
+        </>
       }
     >
       {role && !may('editor') && <ReadOnly role={role} needed="editor" />}
@@ -105,7 +112,7 @@ export function Policies() {
           )}
         </Fresh>
       </section>
-      {making && <Make close={() => setMaking(false)} />}
+      {making && may('editor') && <Make observe={observe === true} close={() => setMaking(false)} />}
     </Page>
   );
 }
@@ -156,18 +163,19 @@ export function PolicyState({ policy }: { policy: Schemas['PolicyDocument'] }) {
   );
 }
 
-function Make({ close }: { close: () => void }) {
+function Make({ observe, close }: { observe: boolean; close: () => void }) {
   const t = useTexts();
   const tenant = useTenant();
   const navigate = route.useNavigate();
   const [name, setName] = useState('');
   const [total, setTotal] = useState('100Mbit');
+  const [observing, setObserving] = useState(observe);
   const make = useMutation({
     mutationFn: () =>
       body(
         api.PUT('/v1/tenants/{tenant}/policies/{policy}/draft', {
           params: { path: { tenant, policy: name }, header: { 'if-none-match': '*' } },
-          body: { document: { total, classes: [] }, selector: { app: name }, nodes: {} },
+          body: { document: { total, classes: observing ? [OBSERVING] : [] }, selector: { app: name }, nodes: {} },
         }),
       ),
     onSuccess: () => void navigate({ to: '/t/$tenant/policies/$policy', params: { tenant, policy: name } }),
@@ -210,6 +218,10 @@ function Make({ close }: { close: () => void }) {
             {t.policies.totalHint}
           </span>
         </div>
+        <label className="check">
+          <input type="checkbox" checked={observing} onChange={(event) => setObserving(event.target.checked)} />
+          <span>{t.policies.observe}</span>
+        </label>
         {make.isError && <ProblemNote error={make.error} />}
         <div>
           <button type="submit" className="btn primary" disabled={make.isPending}>

@@ -1,10 +1,10 @@
 import { Menu } from '@mantine/core';
 import { IconArrowBackUp, IconArrowForwardUp, IconDeviceFloppy, IconDots } from '@tabler/icons-react';
-import { keepPreviousData, useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
+import { keepPreviousData, useInfiniteQuery, useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { getRouteApi, Link } from '@tanstack/react-router';
 import { useCallback, useEffect, useMemo, useState } from 'react';
 import { api, body, Problem, type Schemas } from '../api/client';
-import { figures, policy as policyQuery } from '../api/queries';
+import { figures, hits as hitsQuery, names as namesQuery, policy as policyQuery } from '../api/queries';
 import { useRole, useSettled, useTenant } from '../parts/hooks';
 import { Fresh, Page, ProblemNote, ReadOnly, Skeleton } from '../parts/parts';
 import { useKeys } from '../shell/keys';
@@ -15,6 +15,7 @@ import { DryRun } from './policy/DryRun';
 import { History } from './policy/History';
 import { Lanes } from './policy/Lanes';
 import { busiest, changesSince, labelsOf, labelWords, type PolicyDoc, placed, same } from './policy/model';
+import { hitsByPlace } from './policy/names';
 import { RemoveDialog } from './policy/RemoveDialog';
 import { RollOutDialog } from './policy/RollOutDialog';
 import { type Decided, TryConnection } from './policy/TryConnection';
@@ -80,6 +81,7 @@ function Editor({ found }: { found: Found }) {
   const refused = check.error instanceof Problem && check.error.status === 422 ? check.error : undefined;
   const problems = useMemo(() => (refused?.problems ?? []).map(placed), [refused]);
   const busy = useBusy(name);
+  const { hits, seen } = useSeen(name, found.in_force !== null);
 
   // What others have saved is taken over where nothing is lost by it.
   useEffect(() => {
@@ -282,6 +284,8 @@ function Editor({ found }: { found: Found }) {
                 inForce={inForce?.doc ?? null}
                 problems={problems}
                 busy={busy}
+                hits={hits}
+                seen={seen}
                 readOnly={readOnly}
                 decided={decided}
                 change={(doc, joined) => write({ ...now, doc }, joined)}
@@ -438,6 +442,19 @@ function Meaning({ text }: { text: string }) {
       })}
     </div>
   );
+}
+
+const MOST_SEEN = 500;
+
+/** Connections of the last hour: by match, and by the names that they had. Before a policy is in force anywhere, names
+ * of all workloads are those that it could be for. */
+function useSeen(name: string, inForce: boolean) {
+  const tenant = useTenant();
+  const { data } = useQuery({ ...hitsQuery(tenant, name), enabled: inForce });
+  const hits = useMemo(() => (inForce && data ? hitsByPlace(data) : undefined), [data, inForce]);
+  const found = useInfiniteQuery(namesQuery(tenant, inForce ? { policy: name } : {}, MOST_SEEN));
+  const seen = useMemo(() => found.data?.pages.flatMap((page) => page.items), [found.data]);
+  return { hits, seen };
 }
 
 const LAST = 900;

@@ -1,11 +1,13 @@
 /** The lanes as a stack: the first match wins, so that their order is theirs to be moved, by mouse and by keyboard. */
 import {
   type Announcements,
+  type CollisionDetection,
   closestCenter,
   DndContext,
   type DragEndEvent,
   KeyboardSensor,
   PointerSensor,
+  pointerWithin,
   useSensor,
   useSensors,
 } from '@dnd-kit/core';
@@ -17,7 +19,7 @@ import {
 } from '@dnd-kit/sortable';
 import { IconCircleX, IconGripVertical, IconPlus, IconTrash } from '@tabler/icons-react';
 import { useMemo, useState } from 'react';
-import { rate } from '../../parts/format';
+import { count, rate } from '../../parts/format';
 import { useTexts } from '../../text/language';
 import { Bars, laneColor } from './Bars';
 import { MatchDialog } from './MatchDialog';
@@ -38,7 +40,19 @@ import {
   withValue,
   wordsOf,
 } from './model';
+import {
+  DRAWN_NAME,
+  few,
+  hitsOfLane,
+  hitsPlace,
+  nameId,
+  readsNames,
+  type SeenName,
+  withLaneFor,
+  withName,
+} from './names';
 import { Track } from './Track';
+import { Unsorted } from './Unsorted';
 
 export interface LanesProps {
   doc: PolicyDoc;
@@ -46,6 +60,10 @@ export interface LanesProps {
   problems: Placed[];
   /** The busiest twentieth of the last time, of a Pod, bit/s, by lane. */
   busy: Map<string, number>;
+  /** How many connections each match has taken in the last hour; undefined: nobody knows. */
+  hits: Map<string, number> | undefined;
+  /** Names that connections had. */
+  seen: SeenName[] | undefined;
   readOnly: boolean;
   /** The match that took the connection that was tried. */
   decided: { lane: number | null; match: number | null } | undefined;
@@ -64,15 +82,35 @@ export function Lanes(props: LanesProps) {
     useSensor(PointerSensor, { activationConstraint: { distance: 4 } }),
     useSensor(KeyboardSensor, { coordinateGetter: sortableKeyboardCoordinates }),
   );
-  const nameOf = (id: unknown) => lanes[ids.indexOf(String(id))]?.name ?? '';
+  const laneName = (id: unknown) => lanes[ids.indexOf(String(id))]?.name ?? '';
+  const drawnName = (id: unknown) =>
+    String(id).startsWith(DRAWN_NAME) ? props.seen?.find((each) => nameId(each) === id) : undefined;
+  const put = (seen: SeenName, at: number) =>
+    change(at < lanes.length ? withName(doc, at, seen) : withLaneFor(doc, freeName(lanes, e.newLane), seen));
   const place = (id: unknown) => ids.indexOf(String(id)) + 1;
   const announcements: Announcements = {
-    onDragStart: ({ active }) => e.dragStart(nameOf(active.id)),
-    onDragOver: ({ active, over }) => (over ? e.dragOver(nameOf(active.id), place(over.id)) : undefined),
-    onDragEnd: ({ active, over }) => e.dragEnd(nameOf(active.id), place(over?.id ?? active.id)),
-    onDragCancel: ({ active }) => e.dragCancel(nameOf(active.id)),
+    onDragStart: ({ active }) => {
+      const seen = drawnName(active.id);
+      return seen ? t.names.takeName(seen.name) : e.dragStart(laneName(active.id));
+    },
+    onDragOver: ({ active, over }) => {
+      const seen = drawnName(active.id);
+      if (!over) return undefined;
+      return seen ? t.names.overLane(seen.name, laneName(over.id)) : e.dragOver(laneName(active.id), place(over.id));
+    },
+    onDragEnd: ({ active, over }) => {
+      const seen = drawnName(active.id);
+      if (seen) return over ? t.names.intoLane(seen.name, laneName(over.id)) : e.dragCancel(seen.name);
+      return e.dragEnd(laneName(active.id), place(over?.id ?? active.id));
+    },
+    onDragCancel: ({ active }) => e.dragCancel(drawnName(active.id)?.name ?? laneName(active.id)),
   };
   const dropped = ({ active, over }: DragEndEvent) => {
+    const seen = drawnName(active.id);
+    if (seen) {
+      if (over) put(seen, ids.indexOf(String(over.id)));
+      return;
+    }
     if (over && active.id !== over.id)
       change(withMoved(doc, ids.indexOf(String(active.id)), ids.indexOf(String(over.id))));
   };
@@ -133,7 +171,7 @@ export function Lanes(props: LanesProps) {
         ))}
       <DndContext
         sensors={sensors}
-        collisionDetection={closestCenter}
+        collisionDetection={where}
         onDragEnd={dropped}
         accessibility={{ announcements, screenReaderInstructions: { draggable: e.dragHelp } }}
       >
@@ -142,7 +180,23 @@ export function Lanes(props: LanesProps) {
             <LaneRow key={ids[at]} id={ids[at] ?? ''} lane={lane} at={at} all={lanes.length} total={total} {...props} />
           ))}
         </SortableContext>
+        <DefaultLane {...props} total={total} />
+        <Unsorted doc={doc} seen={props.seen} readOnly={readOnly} put={put} />
       </DndContext>
+    </section>
+  );
+}
+
+/** A name is in the lane that the pointer is in; a lane takes the nearest place. */
+const where: CollisionDetection = (asked) =>
+  String(asked.active.id).startsWith(DRAWN_NAME) ? pointerWithin(asked) : closestCenter(asked);
+
+function DefaultLane(props: LanesProps & { total: number }) {
+  const { doc, total } = props;
+  const t = useTexts();
+  const e = t.editor;
+  const hits = props.hits?.get(hitsPlace('default', null));
+  return (
       <div className={`lane ${props.decided?.lane === null ? 'decided' : ''}`}>
         <span />
         <div>
@@ -150,7 +204,10 @@ export function Lanes(props: LanesProps) {
             <i className="dot" style={{ background: 'var(--lane-other)' }} />
             default
           </div>
-          <div className="sub">{e.everythingElse}</div>
+          <div className="sub">
+            {e.everythingElse}
+            {hits !== undefined && ` · ${t.names.connectionsAnHour(few(hits))}`}
+          </div>
         </div>
         <Track
           lane={{ ...doc.default, name: 'default', rate: defaultRate(doc) }}
@@ -164,7 +221,6 @@ export function Lanes(props: LanesProps) {
           {rate(defaultRate(doc))} – {doc.default?.ceil ? String(doc.default.ceil) : rate(total)}
         </div>
       </div>
-    </section>
   );
 }
 
@@ -181,10 +237,12 @@ function LaneRow(props: RowProps) {
   const t = useTexts();
   const e = t.editor;
   const [editing, setEditing] = useState<number | undefined>();
-  const { attributes, listeners, setNodeRef, transform, transition, isDragging } = useSortable({
+  const { active, attributes, isOver, listeners, setNodeRef, transform, transition, isDragging } = useSortable({
     id,
     disabled: readOnly,
   });
+  const takesName = isOver && String(active?.id ?? '').startsWith(DRAWN_NAME);
+  const taken = props.hits && hitsOfLane(props.hits, lane);
   const problems = props.problems.filter((each) => each.lane === at);
   const name = lane.name ?? '';
   const was = inForce ? (lanesOf(inForce).find((each) => each.name === lane.name) ?? {}) : lane;
@@ -204,7 +262,7 @@ function LaneRow(props: RowProps) {
   return (
     <div
       ref={setNodeRef}
-      className={`lane ${problems.length ? 'wrong' : ''} ${isDragging ? 'dragged' : ''} ${props.decided?.lane === at ? 'decided' : ''}`}
+      className={`lane ${problems.length ? 'wrong' : ''} ${isDragging ? 'dragged' : ''} ${props.decided?.lane === at || takesName ? 'decided' : ''}`}
       style={{ transform: transform ? `translateY(${transform.y}px)` : undefined, transition }}
     >
       {readOnly ? (
@@ -228,6 +286,7 @@ function LaneRow(props: RowProps) {
         </div>
         <div className="sub">
           {at + 1}
+          {taken ? ` · ${t.names.connectionsAnHour(few(taken))}` : ''}
           {!readOnly && (
             <button
               type="button"
@@ -291,6 +350,7 @@ function LaneRow(props: RowProps) {
           <Chip
             key={index}
             match={match}
+            hits={props.hits?.get(hitsPlace(lane.name, match))}
             fresh={!oldMatches.includes(JSON.stringify(match))}
             decided={props.decided?.lane === at && props.decided.match === index}
             edit={readOnly ? undefined : () => setEditing(index)}
@@ -315,6 +375,7 @@ function LaneRow(props: RowProps) {
         <MatchDialog
           lane={name}
           match={matches[editing] ?? { sni: [] }}
+          seen={props.seen ?? []}
           close={() => setEditing(undefined)}
           keep={(match) => setMatch(editing, match)}
           remove={editing < matches.length ? () => setMatch(editing, undefined) : undefined}
@@ -382,12 +443,13 @@ function Limit({ id, label, of, look, value, readOnly, set, hint }: LimitProps) 
 
 interface ChipProps {
   match: Match;
+  hits: number | undefined;
   fresh: boolean;
   decided: boolean;
   edit: (() => void) | undefined;
 }
 
-function Chip({ match, fresh, decided, edit }: ChipProps) {
+function Chip({ match, hits, fresh, decided, edit }: ChipProps) {
   const t = useTexts();
   const parts = Object.entries(match).map(([key, value], index) => (
     <span key={key} className="chip-part">
@@ -396,13 +458,23 @@ function Chip({ match, fresh, decided, edit }: ChipProps) {
       <span className="mono">{wordsOf(value)}</span>
     </span>
   ));
+  // Of what no name decides it is not known everywhere: no figure is better than a wrong nought.
+  const counted = hits !== undefined && (hits > 0 || readsNames(match));
+  const told = counted ? t.names.hits(count(hits)) : hits === undefined ? undefined : t.names.notCounted;
+  const figure = counted && (
+    <span className={`chip-hits num ${hits ? '' : 'none'}`}>{t.names.perHour(few(hits))}</span>
+  );
   const look = `chip ${fresh ? 'fresh' : ''} ${decided ? 'decided' : ''}`;
   return edit ? (
-    <button type="button" className={look} onClick={edit}>
+    <button type="button" className={look} onClick={edit} title={told}>
       {parts}
+      {figure}
     </button>
   ) : (
-    <span className={look}>{parts}</span>
+    <span className={look} title={told}>
+      {parts}
+      {figure}
+    </span>
   );
 }
 

@@ -3,17 +3,20 @@ import { useState } from 'react';
 import { Dialog } from '../../parts/overlays';
 import { useTexts } from '../../text/language';
 import { CRITERIA, type Match, valuesOf, wordsOf } from './model';
+import { completed, completions, type SeenName } from './names';
 
 interface MatchProps {
   lane: string;
   match: Match;
+  /** Names that connections had, to be chosen from. */
+  seen: SeenName[];
   close: () => void;
   keep: (match: Match) => void;
   remove: (() => void) | undefined;
 }
 
 /** One match: all of its criteria must hold, and the values of each are alternatives. */
-export function MatchDialog({ lane, match, close, keep, remove }: MatchProps) {
+export function MatchDialog({ lane, match, seen, close, keep, remove }: MatchProps) {
   const t = useTexts();
   const e = t.editor;
   const [lines, setLines] = useState(Object.entries(match).map(([key, value]) => ({ key, words: wordsOf(value) })));
@@ -70,6 +73,10 @@ export function MatchDialog({ lane, match, close, keep, remove }: MatchProps) {
             >
               <IconX size={15} />
             </button>
+            <Completions
+              names={completions(seen, line.key, line.words)}
+              choose={(name) => change(at, { words: completed(line.words, name) })}
+            />
           </div>
         ))}
         {free && (
@@ -92,6 +99,21 @@ export function MatchDialog({ lane, match, close, keep, remove }: MatchProps) {
         </div>
       </form>
     </Dialog>
+  );
+}
+
+function Completions({ names, choose }: { names: string[]; choose: (name: string) => void }) {
+  const t = useTexts();
+  if (names.length === 0) return null;
+  return (
+    <fieldset className="completions" aria-label={t.names.completions}>
+      <legend className="sub">{t.names.completions}</legend>
+      {names.map((name) => (
+        <button key={name} type="button" className="btn small mono" onClick={() => choose(name)}>
+          {name}
+        </button>
+      ))}
+    </fieldset>
   );
 }
 
