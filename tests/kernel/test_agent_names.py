@@ -88,7 +88,7 @@ def get(pod: Host, server: str, name: str) -> None:
 
 
 def hello(pod: Host, server: str, name: str, port: int) -> None:
-    """Say a ClientHello, which nobody answers."""
+    """Say a ClientHello, whatever the answer is."""
     resolve = f"{name}:{port}:{server}"
     pod.run(["curl", "-s", "-m", "0.5", "--resolve", resolve, f"https://{name}:{port}/"], check=False)
 
@@ -105,7 +105,7 @@ def test_names_and_hits_are_told_to_who_asks(
     assert [agent.workload(each)["datapath"] for each in ("front", "back")] == ["ebpf", "step-aside"]
     heard = Heard(server)
     address = two.server_ipv4
-    with serving(two.server, lambda c: c.recv(1 << 16), port=443), serving(two.server, lambda c: c.recv(1 << 16), 8443):
+    with serving(two.server, lambda connection: connection.recv(1 << 16), 8443):
         for pod in two.pods:
             for _ in range(3):
                 get(pod, address, "eu.api.example.com")

@@ -896,6 +896,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/tenants/{tenant}/names": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * List Names
+         * @description Names that connections had in the last hour, as the agents of this process say it. Who asks has agents say it
+         *     more often for a minute.
+         */
+        get: operations["list_names_v1_tenants__tenant__names_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/tenants/{tenant}/policies": {
         parameters: {
             query?: never;
@@ -953,6 +974,26 @@ export interface paths {
         post?: never;
         /** Discard Draft */
         delete: operations["discard_draft_v1_tenants__tenant__policies__policy__draft_delete"];
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/tenants/{tenant}/policies/{policy}/hits": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Get Hits
+         * @description Connections of TCP and of QUIC, and of stepping aside only those whose first bytes were read.
+         */
+        get: operations["get_hits_v1_tenants__tenant__policies__policy__hits_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
         options?: never;
         head?: never;
         patch?: never;
@@ -2147,6 +2188,18 @@ export interface components {
             position: number;
         };
         /**
+         * HitsDocument
+         * @description How many connections each match of the revision in force has taken in the last hour.
+         */
+        HitsDocument: {
+            /** Matches */
+            matches: components["schemas"]["MatchHitsDocument"][];
+            /** Policy */
+            policy: string;
+            /** Revision */
+            revision: number;
+        };
+        /**
          * JoinTokenDocument
          * @description ``token`` is told once, and null ever after, as is ``control_plane``, HOST:PORT of the agents' port (without a
          *     host: that of this API).
@@ -2628,6 +2681,20 @@ export interface components {
          */
         MailSecurity: "starttls" | "tls" | "none";
         /**
+         * MatchHitsDocument
+         * @description A match of a lane, as the policy has it; null: what no match takes.
+         */
+        MatchHitsDocument: {
+            /** Connections */
+            connections: number;
+            /** Lane */
+            lane: string;
+            /** Match */
+            match: {
+                [key: string]: unknown;
+            } | null;
+        };
+        /**
          * MatcherWish
          * @description See :class:`~control_plane.domain.alert_channels.AlertMatcher`.
          */
@@ -2762,6 +2829,13 @@ export interface components {
         Page_RevisionDocument_: {
             /** Items */
             items: components["schemas"]["RevisionDocument"][];
+            /** Next */
+            next: string | null;
+        };
+        /** Page[SeenNameDocument] */
+        Page_SeenNameDocument_: {
+            /** Items */
+            items: components["schemas"]["SeenNameDocument"][];
             /** Next */
             next: string | null;
         };
@@ -3133,6 +3207,51 @@ export interface components {
         RootsDocument: {
             /** Roots */
             roots: string;
+        };
+        /**
+         * SeenNameDocument
+         * @description A name of the last hour, as clients said it: in ``protocol`` tls and quic an SNI, in http1 and http2 a host.
+         *
+         *     ``connections``: at least so many had it. ``last_seen`` in Unix seconds, to a minute. ``workload``: one of those
+         *     that had them. ``lane`` is that of its last connections; ``decided`` says by what: a match by ``name``, one that
+         *     asks for no name (``port``), or none (``default``).
+         */
+        SeenNameDocument: {
+            /** Cluster */
+            cluster: string;
+            /** Connections */
+            connections: number;
+            /**
+             * Decided
+             * @enum {string}
+             */
+            decided: "name" | "port" | "default";
+            /**
+             * Direction
+             * @enum {string}
+             */
+            direction: "outbound" | "inbound";
+            /**
+             * Kind
+             * @enum {string}
+             */
+            kind: "sni" | "host";
+            /** Lane */
+            lane: string;
+            /** Last Seen */
+            last_seen: number;
+            /** Name */
+            name: string;
+            /** Namespace */
+            namespace: string;
+            /** Policy */
+            policy: string;
+            /** Port */
+            port: number;
+            /** Protocol */
+            protocol: string;
+            /** Workload */
+            workload: string;
         };
         /**
          * SeenValueDocument
@@ -9658,6 +9777,107 @@ export interface operations {
             };
         };
     };
+    list_names_v1_tenants__tenant__names_get: {
+        parameters: {
+            query?: {
+                /** @description The order: those with most connections first. */
+                sort?: "-connections" | "-last_seen" | "name";
+                /** @description Only those with this in them. */
+                name?: string;
+                /** @description Only of this one. */
+                cluster?: string | null;
+                /** @description Only of this one. */
+                namespace?: string | null;
+                /** @description Only of workloads with this one; empty: with their own. */
+                policy?: string | null;
+                /** @description Only those that were decided so. */
+                decided?: ("name" | "port" | "default")[];
+                limit?: number;
+                /** @description `next` of the page before. */
+                cursor?: string;
+            };
+            header?: never;
+            path: {
+                tenant: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Page_SeenNameDocument_"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
     list_policies_v1_tenants__tenant__policies_get: {
         parameters: {
             query?: {
@@ -10181,6 +10401,92 @@ export interface operations {
             };
             /** @description A problem */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+        };
+    };
+    get_hits_v1_tenants__tenant__policies__policy__hits_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                tenant: string;
+                policy: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HitsDocument"];
+                };
+            };
+            /** @description A problem */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["ProblemDocument"];
+                };
+            };
+            /** @description A problem */
+            404: {
                 headers: {
                     [name: string]: unknown;
                 };
