@@ -185,12 +185,12 @@ const names = createRoute({
   path: 'names',
   validateSearch: (
     search,
-  ): { name?: string; cluster?: string; namespace?: string; decided?: 'none' | 'port' | 'name'; sort?: NameSort } => ({
+  ): { name?: string; cluster?: string; namespace?: string; decided?: 'none' | 'port' | 'name'; order?: NameSort } => ({
     ...text(search, 'name'),
     ...text(search, 'cluster'),
     ...text(search, 'namespace'),
     ...oneOf(search, 'decided', ['none', 'port', 'name']),
-    ...oneOf(search, 'sort', ['-connections', '-last_seen', 'name']),
+    ...oneOf(search, 'order', ['-connections', '-last_seen', 'name']),
   }),
   component: lazyRouteComponent(() => import('./pages/Names'), 'Names'),
 });

@@ -25,11 +25,11 @@ export function Names() {
     void navigate({ search: (before) => ({ ...before, name: settled || undefined }), replace: true });
   }, [settled, navigate]);
   const places = useQuery(clusters(tenant));
-  const { decided, sort = '-connections', ...rest } = asked;
+  const { decided, order = '-connections', ...rest } = asked;
   const list = useInfiniteQuery(
     names(tenant, {
       ...rest,
-      sort,
+      sort: order,
       decided: decided === 'none' ? ['default'] : decided === 'port' ? ['port'] : decided === 'name' ? ['name'] : [],
     }),
   );
@@ -102,10 +102,10 @@ export function Names() {
           <select
             className="select"
             aria-label={n.order}
-            value={sort}
+            value={order}
             onChange={(event) => {
-              const value = event.target.value as typeof sort;
-              void navigate({ search: (before) => ({ ...before, sort: value }) });
+              const value = event.target.value as typeof order;
+              void navigate({ search: (before) => ({ ...before, order: value }) });
             }}
           >
             <option value="-connections">{n.mostFirst}</option>

@@ -45,12 +45,7 @@ export function Overview() {
   const all = summary.data?.agents ?? 0;
   const inForce = found.filter((each) => each.in_force).length;
   const moving = found.filter((each) => each.rollout === 'running' || each.rollout === 'paused').length;
-  const attention = useAttention(
-    summary.data,
-    found,
-    byRule(firing.data?.items ?? []),
-    unsorted.data?.pages[0],
-  );
+  const attention = useAttention(summary.data, found, byRule(firing.data?.items ?? []), unsorted.data?.pages[0]);
   // Who cannot be asked about alerts has the other things here all the same.
   const known = summary.data && list.data && !firing.isPending;
   const fresh = summary.data && list.data && (all === 0 || inForce === 0);

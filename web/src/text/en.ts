@@ -586,7 +586,8 @@ export const en = {
       watchWhy:
         'Make a policy that only observes: nothing is held back below the total, Live shows what is sent, and names are read.',
       sort: 'Sort the names that are seen into lanes',
-      sortWhy: 'Put each name that matters into a lane with a guarantee and a ceiling. Roll it out: a few agents first.',
+      sortWhy:
+        'Put each name that matters into a lane with a guarantee and a ceiling. Roll it out: a few agents first.',
     },
     done: 'done',
   },

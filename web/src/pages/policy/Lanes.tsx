@@ -197,30 +197,30 @@ function DefaultLane(props: LanesProps & { total: number }) {
   const e = t.editor;
   const hits = props.hits?.get(hitsPlace('default', null));
   return (
-      <div className={`lane ${props.decided?.lane === null ? 'decided' : ''}`}>
-        <span />
-        <div>
-          <div className="lane-name">
-            <i className="dot" style={{ background: 'var(--lane-other)' }} />
-            default
-          </div>
-          <div className="sub">
-            {e.everythingElse}
-            {hits !== undefined && ` · ${t.names.connectionsAnHour(few(hits))}`}
-          </div>
+    <div className={`lane ${props.decided?.lane === null ? 'decided' : ''}`}>
+      <span />
+      <div>
+        <div className="lane-name">
+          <i className="dot" style={{ background: 'var(--lane-other)' }} />
+          default
         </div>
-        <Track
-          lane={{ ...doc.default, name: 'default', rate: defaultRate(doc) }}
-          at={-1}
-          total={total}
-          busy={props.busy.get('default')}
-          wrong={false}
-          draw={undefined}
-        />
-        <div className="sub num">
-          {rate(defaultRate(doc))} – {doc.default?.ceil ? String(doc.default.ceil) : rate(total)}
+        <div className="sub">
+          {e.everythingElse}
+          {hits !== undefined && ` · ${t.names.connectionsAnHour(few(hits))}`}
         </div>
       </div>
+      <Track
+        lane={{ ...doc.default, name: 'default', rate: defaultRate(doc) }}
+        at={-1}
+        total={total}
+        busy={props.busy.get('default')}
+        wrong={false}
+        draw={undefined}
+      />
+      <div className="sub num">
+        {rate(defaultRate(doc))} – {doc.default?.ceil ? String(doc.default.ceil) : rate(total)}
+      </div>
+    </div>
   );
 }
 
@@ -461,9 +461,7 @@ function Chip({ match, hits, fresh, decided, edit }: ChipProps) {
   // Of what no name decides it is not known everywhere: no figure is better than a wrong nought.
   const counted = hits !== undefined && (hits > 0 || readsNames(match));
   const told = counted ? t.names.hits(count(hits)) : hits === undefined ? undefined : t.names.notCounted;
-  const figure = counted && (
-    <span className={`chip-hits num ${hits ? '' : 'none'}`}>{t.names.perHour(few(hits))}</span>
-  );
+  const figure = counted && <span className={`chip-hits num ${hits ? '' : 'none'}`}>{t.names.perHour(few(hits))}</span>;
   const look = `chip ${fresh ? 'fresh' : ''} ${decided ? 'decided' : ''}`;
   return edit ? (
     <button type="button" className={look} onClick={edit} title={told}>

@@ -63,8 +63,7 @@ export function withName(doc: PolicyDoc, at: number, seen: Pick<SeenName, 'kind'
   };
   const matches = matchesOf(lane);
   const alike = matches.findIndex(
-    (match) =>
-      same(Object.keys(match).sort(), Object.keys(fresh).sort()) && same(match.direction, fresh.direction),
+    (match) => same(Object.keys(match).sort(), Object.keys(fresh).sort()) && same(match.direction, fresh.direction),
   );
   const match =
     alike < 0
