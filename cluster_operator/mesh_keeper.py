@@ -35,6 +35,7 @@ _CALM_S: Final = 2.0
 _GONE_S: Final = 15.0
 """Seconds for which a policy must be gone before its object is removed: longer than an API server that has just started
 may say that it knows no such policies."""
+_INVALID: Final = 422
 _COLLECTION: Final[ObjectCollection] = envoy_filters(f"{MANAGED_BY}={MANAGER}")
 
 log = Logger()
@@ -180,10 +181,12 @@ class MeshKeeper:
                     f"There is an EnvoyFilter {place[1]} in {place[0]} that is not of this policy. Rename the policy, "
                     "or remove it."
                 )
-            made = await self._api.apply(resource, document, force=True)
+            made = await self._apply(place, document)
             if made.get("spec") != document["spec"]:
                 # What others have added is theirs, so that to apply again does not take it away.
-                made = await self._api.update(resource, {**made, "spec": document["spec"]})
+                about = {key: document["metadata"][key] for key in ("labels", "ownerReferences")}
+                whole = {**made, "metadata": {**made["metadata"], **about}, "spec": document["spec"]}
+                made = await self._api.update(resource, whole)
         except NotFoundError:
             return f"There is no namespace {place[0]} any more, or no definition of EnvoyFilter."
         except ApiError as error:
@@ -192,6 +195,15 @@ class MeshKeeper:
         self._written[place] = _digest(document), _digest(made)
         log.info("EnvoyFilter written", namespace=place[0], name=place[1])
         return ""
+
+    async def _apply(self, place: Place, document: Mapping[str, Any]) -> dict[str, Any]:
+        """The object, as it is then; as it was where ours would not go together with what others have added."""
+        try:
+            return await self._api.apply(envoy_filter(*place), document, force=True)
+        except ApiError as error:
+            if error.status != _INVALID or place not in (self._there or {}):
+                raise
+        return await self._api.get(envoy_filter(*place))
 
     async def _is_free(self, place: Place, owner: str) -> bool:
         """Whether nobody else has an object there."""
