@@ -80,11 +80,6 @@ class Host:
         """Give an interface a further address, such as ``10.1.2.3/24``; usable at once (no duplicate detection)."""
         self.ip("address", "add", address, "dev", interface, *(["nodad"] if ":" in address else []))
 
-    def default_route(self, via: LinkEnd) -> None:
-        """Send everything that is not local through a neighbour, IPv4 and IPv6."""
-        self.ip("route", "replace", "default", "via", str(via.ipv4))
-        self.ip("-6", "route", "replace", "default", "via", str(via.ipv6))
-
     def route(self, network: str, via: LinkEnd) -> None:
         """Send what goes to ``network`` through a neighbour."""
         version = ipaddress.ip_network(network).version
@@ -161,10 +156,18 @@ class Lab:
             *("link", "add", a_interface, "netns", a.namespace.name, "type", "veth"),
             *("peer", "name", b_interface, "netns", b.namespace.name),
         )
-        for end in (link.a, link.b):
-            end.host.add_address(end.interface, f"{end.ipv4}/24")
-            end.host.add_address(end.interface, f"{end.ipv6}/64")
-            end.host.ip("link", "set", end.interface, "up")
-        if gateway:
-            a.default_route(link.b)
+        # b first: so its peer has a carrier at once, and IPv6 its routes.
+        _configure(link.b)
+        routes = (f"route replace 0.0.0.0/0 via {link.b.ipv4}", f"route replace ::/0 via {link.b.ipv6}")
+        _configure(link.a, *(routes if gateway else ()))
         return link
+
+
+def _configure(end: LinkEnd, *more: str) -> None:
+    """Give an end its addresses, usable at once, and set it up; then do ``more`` of ip(8) there."""
+    end.host.namespace.ip_batch(
+        f"address add {end.ipv4}/24 dev {end.interface}",
+        f"address add {end.ipv6}/64 dev {end.interface} nodad",
+        f"link set {end.interface} up",
+        *more,
+    )

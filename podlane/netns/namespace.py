@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from datapath.network_namespace import NetworkNamespace
 from podlane.errors import LabError
-from podlane.netns.tools import find_tool, finished, ip, require_tool
+from podlane.netns.tools import find_tool, finished, ip, require_tool, run_tool
 
 NAMES: Final = Path("/run/netns")
 
@@ -51,6 +51,10 @@ class Namespace:
     def ip(self, *arguments: str) -> str:
         """Run ``ip`` inside; gives its output, raises :class:`LabError`."""
         return ip(*arguments, namespace=self.name)
+
+    def ip_batch(self, *lines: str) -> None:
+        """Run ``ip`` once for all of these inside, up to the first that fails; raises :class:`LabError`."""
+        run_tool(["ip", "-n", self.name, "-batch", "-"], stdin="\n".join(lines))
 
     def pids(self) -> list[int]:
         """The processes inside."""

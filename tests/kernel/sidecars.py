@@ -8,9 +8,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ class RunningSidecar:
         return until("a proxy", lambda: children(self.process.pid))[0]
 
     def get(self, path: str) -> str:
-        """What the admin server answers."""
-        return self.pod.run(["curl", "-sS", f"{ADMIN}{path}"]).stdout
+        """What the admin server answers, whatever the status."""
+        with self.pod.namespace.entered(), closing(HTTPConnection("127.0.0.1", ADMIN_PORT, timeout=30)) as connection:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
 
     def classes(self) -> dict[str, dict[str, Any]]:
         """The ``/classes`` document by class name."""
@@ -160,24 +163,30 @@ def refused_sidecar(pod: Host, *arguments: str, wrapped: Sequence[str] = ()) -> 
     return done.returncode, done.stderr
 
 
+def outputs(pod: Host, commands: Iterable[str], *, check: bool = True) -> list[str]:
+    """What each of these commands prints: by one shell, since to enter a namespace takes as long as most of them."""
+    script = "".join(f"{command}\nprintf '\\036'\n" for command in commands)
+    path = "PATH=$PATH:/usr/sbin:/sbin\n"  # where an ordinary user's does not lead
+    return pod.run(["sh", "-ec" if check else "-c", path + script], check=check).stdout.split("\036")[:-1]
+
+
 def state_of(pod: Host) -> str:
     """Everything that a sidecar could leave behind. Each start draws another group for its sockets."""
-    commands = [
-        ["iptables-save"], ["ip6tables-save"], ["iptables-legacy-save"], ["ip6tables-legacy-save"],
-        ["ip", "rule"], ["ip", "-6", "rule"], ["ip", "route", "show", "table", "all"],
-        ["ip", "-6", "route", "show", "table", "all"], ["tc", "qdisc"], ["tc", "class", "show", "dev", "eth0"],
-        ["sysctl", "net.ipv4.ip_local_reserved_ports"], ["ip", "-d", "link", "show", "dev", "eth0"],
+    # Whoever uses a table first makes its built-in chains, and they stay (iptables-nft): so use it here.
+    used = [
+        f"{tool} -t {table} -{change} used"
+        for tool in ("iptables", "ip6tables") for table in ("mangle", "filter") for change in "NX"
     ]  # fmt: skip
-    for tool in ("iptables", "ip6tables"):
-        # Whoever uses a table first makes its built-in chains, and they stay (iptables-nft): so use it here.
-        for table in ("mangle", "filter"):
-            pod.run([tool, "-t", table, "-N", "used"])
-            pod.run([tool, "-t", table, "-X", "used"])
+    commands = [
+        "iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save",
+        "ip rule", "ip -6 rule", "ip route show table all", "ip -6 route show table all", "tc qdisc", "tc class show dev eth0",
+        "sysctl net.ipv4.ip_local_reserved_ports", "ip -d link show dev eth0",
+    ]  # fmt: skip
     lines = []
-    for command in commands:
-        shown = pod.run(command).stdout.splitlines()
+    for command, said in zip(commands, outputs(pod, [*used, *commands])[len(used) :], strict=True):
+        shown = said.splitlines()
         # The kernel lists classes by a table that grows with them and does not shrink.
-        lines += sorted(shown) if command[0] == "tc" else shown
+        lines += sorted(shown) if command.startswith("tc") else shown
     # Link-local addresses come by themselves, a second after the interface.
     kept = (line for line in lines if not line.startswith("#") and "fe80:" not in line)
     return re.sub(r"--gid-owner \d{5,}", "--gid-owner DRAWN", "\n".join(kept))
@@ -185,16 +194,15 @@ def state_of(pod: Host) -> str:
 
 def enforced(pod: Host) -> str:
     """All that is to be there."""
-    lines: list[str] = []
-    for command in (
-        "iptables-save -t mangle", "ip6tables-save -t mangle", "iptables-legacy-save -t mangle",
-        "ip6tables-legacy-save -t mangle", "ip rule", "ip -6 rule",
+    # To read a legacy table would make it.
+    if_there = "! grep -q mangle /proc/net/ip_tables_names ||"
+    commands = [
+        "iptables-save -t mangle", "ip6tables-save -t mangle", f"{if_there} iptables-legacy-save -t mangle",
+        f"{if_there} ip6tables-legacy-save -t mangle", "ip rule", "ip -6 rule",
         "ip route show table 15101", "ip -6 route show table 15101", "tc qdisc", "tc class show dev eth0",
         "tc class show dev ifb-eth0", "tc filter show dev eth0", "tc filter show dev eth0 ingress", "tc filter show dev ifb-eth0",
-    ):  # fmt: skip
-        if "legacy" in command and "mangle" not in pod.run(["cat", "/proc/net/ip_tables_names"], check=False).stdout:
-            continue  # reading the table would make it
-        lines += sorted(pod.run(command.split(), check=False).stdout.splitlines())
+    ]  # fmt: skip
+    lines = [line for said in outputs(pod, commands, check=False) for line in sorted(said.splitlines())]
     text = "\n".join(line for line in lines if not line.startswith("#") and "SOMEBODYS" not in line)
     # Numbers of kernel objects, which change, and counters.
     return re.sub(
