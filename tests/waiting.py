@@ -12,20 +12,23 @@ import trio
 from podlane.netns.lab import Host
 
 _T = TypeVar("_T")
-_PAUSE = 0.01
-"""Seconds between two questions to something that cannot notify."""
+_PAUSE, _LONGEST_PAUSE = 0.01, 0.15
+"""Seconds between two questions to something that cannot notify: as long as the last question took, or a tenth of the time
+so far, within these bounds. A question is often a program that is started, and others want the processors."""
 
 
 def until(what: str, ask: Callable[[], _T | None], *, patience: float = 20.0) -> _T:
     """Ask until the answer is true-ish, and return it; fails after ``patience`` seconds, naming ``what``."""
-    deadline = time.monotonic() + patience
+    began = time.monotonic()
     while True:
+        asked = time.monotonic()
         answer = ask()
         if answer:
             return answer
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now - began > patience:
             raise AssertionError(f"waited {patience:g} s in vain for {what} (last answer: {answer!r})")
-        time.sleep(_PAUSE)
+        time.sleep(min(max(_PAUSE, now - asked, (now - began) / 10), _LONGEST_PAUSE))
 
 
 async def becomes(what: str, ask: Callable[[], _T | None], *, patience: float = 20.0) -> _T:
