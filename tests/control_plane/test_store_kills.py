@@ -18,7 +18,7 @@ TENANTS = 3
 
 
 @pytest.mark.timeout(1200)  # each of two hundred begins an interpreter
-@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [8, pytest.param(200, marks=pytest.mark.nightly)])
 def test_a_killed_writer_loses_nothing(database_url: str, kills: int) -> None:
     chance = random.Random(19)
     store = open_store(database_url)

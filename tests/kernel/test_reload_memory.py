@@ -15,11 +15,19 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 
 DATAPATHS = {"relay": [], "workers": ["--workers", "2"], "step-aside": ["--datapath", "step-aside"]}
 CLASSES, NAMES = 253, 20
-RELOADS = [20, pytest.param(200, marks=pytest.mark.nightly)]
+FEW, MANY = 16, 200
+"""Reloads: each time, and at night."""
 WARM = 10
 """Reloads after which the heap has room for the old policy and the new one."""
 GROWTH_MIB = 8
 """Of all processes together. Reloads that stayed in memory took 4 MiB each."""
+
+
+def variants(*each_time: str) -> pytest.MarkDecorator:
+    """Some datapaths with few reloads each time, all of them with many at night: a processor works all the while."""
+    few = [pytest.param(name, FEW) for name in each_time]
+    many = [pytest.param(name, MANY, marks=pytest.mark.nightly) for name in DATAPATHS]
+    return pytest.mark.parametrize(("datapath", "reloads"), [*few, *many])
 
 
 def policy(number: int) -> str:
@@ -56,16 +64,14 @@ def reload_again(sidecar: RunningSidecar, reloads: int, answer: str) -> None:
     assert min(used[-3:]) - min(used[WARM - 3 : WARM]) < GROWTH_MIB
 
 
-@pytest.mark.parametrize("datapath", DATAPATHS)
-@pytest.mark.parametrize("reloads", RELOADS)
+@variants("workers", "step-aside")
 def test_reloads_leave_nothing_in_memory(topology: PodNodeServer, tmp_path: Path, datapath: str, reloads: int) -> None:
     sidecar = start_sidecar(topology.pod, policy(0), tmp_path, *DATAPATHS[datapath], watch=True)
     reload_again(sidecar, reloads, "policy in force")
     assert sidecar.stop() == 0
 
 
-@pytest.mark.parametrize("datapath", DATAPATHS)
-@pytest.mark.parametrize("reloads", RELOADS)
+@variants("relay")
 def test_reloads_that_fail_leave_nothing_in_memory(
     topology: PodNodeServer, tmp_path: Path, datapath: str, reloads: int
 ) -> None:
