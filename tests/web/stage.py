@@ -21,8 +21,22 @@ import grpc
 import httpx2 as httpx
 from fleet_client import GrpcAgent, pinned_root
 
-from fleet_api.agent_pb2 import Answer, Applied, Health, LaneSum, Question, Report, WorkloadFigures, WorkloadState
+from fleet_api.agent_pb2 import (
+    Answer,
+    Applied,
+    Health,
+    LaneSum,
+    MatchHits,
+    NamesSeen,
+    Question,
+    Report,
+    SeenName,
+    WorkloadFigures,
+    WorkloadState,
+)
+from fleet_api.desired import FleetPolicy
 from node_agent.provenance import PodSources, provenance
+from traffic_policy.match_key import match_key
 from traffic_policy.policy_file import policy_from_document
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +93,8 @@ class SimulatedAgent:
                         self._take()
                     elif kind == "watch":
                         self.watched = message.watch.others
+                        if message.watch.names_every:
+                            self.agent.say(names=seen_names(self.agent.node, self.agent.state.policies))
                     elif kind == "question":
                         self.agent.say(answer=self._answer(message.question))
                 reporting.join(5)
@@ -170,6 +186,41 @@ def lane_sums(name: str, document: str, luck: random.Random, levels: dict[tuple[
             dropped=luck.randrange(3) if full else 0, overlimits=luck.randrange(40, 90) if full else 0,
             backlog=luck.randrange(20_000, 90_000) if full else 0, workloads=1, rate=rate, ceil=ceil,
         )  # fmt: skip
+
+
+def seen_names(node: str, policies: Mapping[str, FleetPolicy]) -> NamesSeen:
+    """What Pods might have asked for: half of the names of lanes, and some that no lane has."""
+    luck = random.Random(node)
+    found, hits = [], []
+    for name, policy in policies.items():
+        about = {"namespace": "shop", "policy": name, "direction": "outbound", "workload": f"shop/{name}-7d9f-0"}
+        for lane in policy_from_document(json.loads(policy.document)).classes:
+            for match in lane.match:
+                count = luck.randrange(20, 900)
+                hits.append(MatchHits(policy=name, lane=lane.name, match=match_key(match), connections=count))
+                found += [
+                    SeenName(**about, name=each.replace("*", "eu"), protocol=protocol, port=port, lane=lane.name,
+                             decided="name", connections=count // 2)
+                    for each, protocol, port in (
+                        *((sni, "tls", 443) for sni in match.sni), *((host, "http1", 80) for host in match.host)
+                    )
+                ]  # fmt: skip
+        for unsorted, protocol, port in UNSORTED:
+            count = luck.randrange(1, 60)
+            found.append(
+                SeenName(**about, name=unsorted, protocol=protocol, port=port, lane="default", decided="default",
+                         connections=count)
+            )  # fmt: skip
+        hits.append(MatchHits(policy=name, lane="default", connections=120))
+    return NamesSeen(names=found, matches=hits)
+
+
+UNSORTED = (
+    ("pypi.org", "tls", 443),
+    ("registry.npmjs.org", "tls", 443),
+    ("metadata.internal.example.com", "http1", 80),
+    ("a-name-that-is-rather-long-since-somebody-named-it-so.eu-central-1.elb.example.com", "tls", 443),
+)
 
 
 class Api:

@@ -19,6 +19,7 @@ PAGES = {
     "live-pod": "/live?cluster=fra1&node=fra1-w001&pod=shop/shared-lanes-7d9f-0",
     "policies": "/policies",
     "editor": "/policies/shared-lanes",
+    "names": "/names",
     "yaml": "/policies/shared-lanes?tab=yaml",
     "history": "/policies/shared-lanes?tab=history",
     "rollouts": "/rollouts",

@@ -202,3 +202,64 @@ def test_a_connection_that_breaks_comes_back_without_a_gap_in_the_chart(stage: S
         ends = [head["from"] + head["seconds"] for head in frames.heads]
         assert [head["from"] for head in frames.heads[1:]] == ends[:-1], "no second is missing, and none comes twice"
         assert holes(page, ends[-1] - ends[0]) == 0
+
+
+def test_a_name_that_is_in_no_lane_is_put_into_one(stage: Stage, fleet: FleetTopology, new_page: NewPage) -> None:
+    pod = fleet.pods[NODES[0], SHOP]
+
+    def ask(name: str) -> None:
+        address = f"http://{fleet.address}/"
+        pod.run(["curl", "-sS", "-m", "9", "-o", "/dev/null", "-H", f"Host: {name}", address], check=False)
+
+    ask("catalog.shop.test")
+    ask("forum.shop.test")
+    page = new_page()
+    page.goto(f"{stage.url}/t/default")
+    look = page.get_by_role("button", name=re.compile("^Look: .* in no lane"))
+    expect(look).to_be_visible(timeout=PATIENCE)
+    look.click()
+    row = page.get_by_role("row").filter(has_text="catalog.shop.test")
+    expect(row).to_contain_text("in no lane")
+    row.get_by_role("link", name=f"Sort catalog.shop.test into a lane of {SHOP}").click()
+
+    # By the menu, which the keyboard has as well; and taken back.
+    unsorted = page.get_by_role("region", name="Names in no lane")
+    chip = page.locator(".chip").filter(has_text="catalog.shop.test")
+    unsorted.get_by_role("button", name="Put catalog.shop.test into a lane").press("Enter")
+    page.get_by_role("menuitem", name="pages").press("Enter")
+    expect(chip).to_be_visible()
+    expect(unsorted.get_by_text("catalog.shop.test")).to_have_count(0)
+    page.get_by_role("button", name="Undo").click()
+    expect(chip).to_have_count(0)
+    # By the mouse.
+    grip = unsorted.locator(".unsorted-row").filter(has_text="catalog.shop.test").locator(".grip")
+    lane = page.locator(".lane").filter(has_text="www.shop.test").bounding_box()
+    assert lane is not None
+    grip.hover()
+    page.mouse.down()
+    page.mouse.move(lane["x"] + 60, lane["y"] + 20, steps=8)
+    page.mouse.up()
+    expect(chip).to_be_visible()
+    expect(chip).to_contain_text("www.shop.test")
+    # As a completion of what is written.
+    chip.click()
+    dialog = page.get_by_role("dialog")
+    hosts = dialog.get_by_role("textbox", name="HTTP host")
+    hosts.fill(f"{hosts.input_value()}, for")
+    dialog.get_by_role("button", name="forum.shop.test").click()
+    dialog.get_by_role("button", name="Keep").click()
+    expect(chip).to_contain_text("forum.shop.test")
+    expect(unsorted).to_contain_text("None: each name that was seen is asked for by a lane.")
+
+    page.get_by_role("button", name="Review and roll out").click()
+    page.get_by_role("button", name="All at once").click()
+    page.get_by_role("button", name="Put in force everywhere").click()
+    expect(page.get_by_text(re.compile(r"as r\d+, in force"))).to_be_visible()
+    place = f"/v1/tenants/default/policies/{SHOP}/progress"
+    until("it on every node", lambda: stage.api.ask("GET", place)["in_force"] == len(NODES), patience=60)
+    for name in ("catalog.shop.test", "catalog.shop.test", "forum.shop.test"):
+        ask(name)
+    # It is a new match: what it has taken are these three.
+    expect(chip.locator(".chip-hits")).to_have_text("3/h", timeout=PATIENCE)
+    page.goto(f"{stage.url}/t/default/names?name=catalog")
+    expect(row).to_contain_text("pages", timeout=PATIENCE)

@@ -133,10 +133,10 @@ export function Names() {
                   <tr>
                     <th>{n.name}</th>
                     <th>{n.lane}</th>
-                    <th className="num right">{n.connections}</th>
+                    <th className="num r">{n.connections}</th>
                     <th className="wide">{n.where}</th>
                     <th className="wide">{n.policy}</th>
-                    <th className="wide num right">{n.seen}</th>
+                    <th className="wide num r">{n.seen}</th>
                   </tr>
                 </thead>
                 <tbody>
@@ -162,7 +162,7 @@ export function Names() {
                               : n.byPort(each.lane)}
                         </span>
                       </td>
-                      <td className="num right">{count(each.connections)}</td>
+                      <td className="num r">{count(each.connections)}</td>
                       <td className="wide">
                         <span className="mono">{each.workload || each.namespace}</span>
                         <div className="sub">{each.cluster}</div>
@@ -181,7 +181,7 @@ export function Names() {
                           <span className="sub">{t.workloads.own}</span>
                         )}
                       </td>
-                      <td className="wide num right">{duration(now - each.last_seen)}</td>
+                      <td className="wide num r">{duration(now - each.last_seen)}</td>
                     </tr>
                   ))}
                 </tbody>

@@ -173,15 +173,12 @@ function useAttention(
   }
   if (away) made.push({ key: 'away', icon: warn, says: o.away(away), why: o.awayWhy, go: fleet('away') });
   if (unsorted?.items.length) {
-    const { items, next } = unsorted;
+    const named = [...new Set(unsorted.items.map((each) => each.name))];
     made.push({
       key: 'names',
       icon: <IconTag size={19} color="var(--amber)" aria-hidden />,
-      says: o.unsorted(`${items.length}${next ? '+' : ''}`),
-      why: `${items
-        .slice(0, NAMED)
-        .map((each) => each.name)
-        .join(', ')}${items.length > NAMED ? ' …' : ''}`,
+      says: o.unsorted(`${named.length}${unsorted.next ? '+' : ''}`),
+      why: `${named.slice(0, NAMED).join(', ')}${named.length > NAMED ? ' …' : ''}`,
       go: () => void navigate({ to: '/t/$tenant/names', params: { tenant }, search: { decided: 'none' } }),
     });
   }

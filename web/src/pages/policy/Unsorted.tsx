@@ -72,7 +72,7 @@ function Row({
         </span>
       )}
       <div className="cut">
-        <div className="mono cut">{seen.name}</div>
+        <div className="mono unsorted-name">{seen.name}</div>
         <div className="sub cut">
           {t.editor.criteria[seen.kind]} · {t.editor.criteria.port} {seen.port} · {n.perHour(few(seen.connections))}
           {seen.workload && ` · ${seen.workload}`}

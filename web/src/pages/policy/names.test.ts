@@ -110,6 +110,8 @@ describe('completion', () => {
   it('is of the criterion, and of the last word', () => {
     expect(completions(names, 'sni', '')).toEqual(['api.example.com', 'cdn.example.com']);
     expect(completions(names, 'sni', 'api.example.com, cd')).toEqual(['cdn.example.com']);
+    expect(completions(names, 'sni', 'api.example.com')).toEqual(['cdn.example.com']);
+    expect(completions(names, 'sni', 'zz')).toEqual([]);
     expect(completions(names, 'host', 'ww')).toEqual(['www.example.com']);
     expect(completions(names, 'port', '4')).toEqual([]);
   });

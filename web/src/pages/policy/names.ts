@@ -85,9 +85,11 @@ export function completions(names: SeenName[], key: string, words: string, most 
   if (key !== 'sni' && key !== 'host') return [];
   const written = valuesOf(words).map(String);
   const last = /[\s,]$/.test(words) ? '' : (written[written.length - 1] ?? '');
-  const found = names.filter(
-    (each) => each.kind === key && each.name.includes(last.toLowerCase()) && !written.includes(each.name),
-  );
+  const others = names.filter((each) => each.kind === key && !written.includes(each.name));
+  const begun = others.filter((each) => each.name.includes(last.toLowerCase()));
+  // A word that is complete is not gone on with: others may follow it.
+  const complete = last.startsWith('*.') || names.some((each) => each.name === last);
+  const found = begun.length === 0 && complete ? others : begun;
   return [...new Set(found.map((each) => each.name))].slice(0, most);
 }
 
