@@ -25,6 +25,7 @@ Examples:
   podlane policy get web -o yaml
   podlane policy diff web --file web.yaml
   podlane policy history web
+  podlane policy names web --no-lane
   podlane policy restore web --revision 3 --reason "Friday is over"
 """
 )
@@ -61,6 +62,28 @@ def get_policy(name: str, context: str | None, tenant: str | None, output: str) 
         show(client.ask("GET", client.about("policies", name)), output, lambda found: _rows([found]))
         if output == OutputFormat.TABLE:
             click.echo(_progress(client.ask("GET", client.about("policies", name, "progress"))))
+
+
+@policy.command("names")
+@click.argument("name", required=False)
+@click.option("--no-lane", is_flag=True, help="Only those that no match has put into a lane.")
+@click.option("--namespace", metavar="NAME", help="Only those of this namespace's workloads.")
+@context_options
+@output_option
+def list_names(
+    name: str | None, no_lane: bool, namespace: str | None, context: str | None, tenant: str | None, output: str
+) -> None:
+    """List names (SNI, host) that connections had in the last hour, and in which lane they were; with NAME, only those
+    of workloads with this policy."""
+    from podlane.console import failing_clearly
+    from podlane.fleet.output import show
+    from podlane.fleet.session import client_for
+
+    with failing_clearly():
+        client = client_for(context, tenant)
+        asked = {"policy": name, "namespace": namespace, "decided": "default" if no_lane else None}
+        query = {key: value for key, value in asked.items() if value is not None}
+        show(list(client.items(client.about("names"), query)), output, _name_rows)
 
 
 @policy.command("apply")
@@ -297,6 +320,15 @@ def _rows(policies: list[Any]) -> list[list[str]]:
                 labels_text(content["nodes"]) or "all",
             ]
         )
+    return rows
+
+
+def _name_rows(names: list[Any]) -> list[list[str]]:
+    rows = [["NAME", "PROTOCOL", "PORT", "LANE", "DECIDED BY", "CONNECTIONS", "POLICY", "WORKLOAD"]]
+    for each in names:
+        by = {"name": "name", "port": "port", "default": "no match"}[each["decided"]]
+        numbers = str(each["port"]), each["lane"], by, str(each["connections"])
+        rows.append([each["name"], each["protocol"], *numbers, each["policy"] or "-", each["workload"] or "-"])
     return rows
 
 

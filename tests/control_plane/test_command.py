@@ -151,6 +151,9 @@ def test_a_policy_by_the_command_line(tmp_path: Path, client: Client) -> None:
         assert head.split()[:2] == ["NAME", "REVISION"]
         assert row.split() == ["web", "1", "yes", "no", "100Mbit", "web", "team=shop", "all"]
         assert "total: 100Mbit" in client.run("policy", "get", "web", "-o", "yaml").stdout
+        [head] = client.run("policy", "names", "web", "--no-lane").stdout.splitlines()
+        assert head.split()[:3] == ["NAME", "PROTOCOL", "PORT"], "there are no agents that could have seen any"
+        assert json.loads(client.run("policy", "names", "-o", "json").stdout) == []
 
         file.write_text(POLICY.replace("1Mbit", "200Mbit", 1))
         refused = client.run("policy", "apply", "web", "-f", str(file), code=2)
