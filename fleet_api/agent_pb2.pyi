@@ -248,12 +248,14 @@ class MatchHits(_message.Message):
     def __init__(self, policy: _Optional[str] = ..., lane: _Optional[str] = ..., match: _Optional[bytes] = ..., connections: _Optional[int] = ...) -> None: ...
 
 class WorkloadFigures(_message.Message):
-    __slots__ = ("workload", "lanes")
+    __slots__ = ("workload", "lanes", "controller")
     WORKLOAD_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
+    CONTROLLER_FIELD_NUMBER: _ClassVar[int]
     workload: str
     lanes: _containers.RepeatedCompositeFieldContainer[LaneSum]
-    def __init__(self, workload: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneSum, _Mapping]]] = ...) -> None: ...
+    controller: str
+    def __init__(self, workload: _Optional[str] = ..., lanes: _Optional[_Iterable[_Union[LaneSum, _Mapping]]] = ..., controller: _Optional[str] = ...) -> None: ...
 
 class Health(_message.Message):
     __slots__ = ("cpu_ms", "memory_bytes", "workloads", "programmed", "failed", "troubles")

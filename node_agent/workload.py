@@ -188,6 +188,8 @@ class NodeWorkload:
     """The cluster's policy that it has; None: none."""
     sources: PodSources | None = field(default=None, compare=False, repr=False)
     """What its policy is made of, to be told to who asks; None: it is no Pod. What they mean is in ``lanes``."""
+    controller: str = ""
+    """KIND/NAME of what runs the Pod, as Deployment/web; empty: nothing does."""
 
 
 def lanes_of_policy(

@@ -13,6 +13,7 @@ _FEW: Final = 1000
 _NEGLIGIBLE: Final = 0.001
 """A share that is never too much: twice of nothing is nothing."""
 _MOST_NAMED: Final = 3
+FAILED, AWAY, DROPPED, THROTTLED = "failed", "away", "dropped", "throttled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,24 @@ class SeenOfRollout:
 
 
 @dataclass(frozen=True, slots=True)
+class GateReading:
+    """What a gate says: ``gate`` is ``failed`` (agents), ``away``, ``dropped`` or ``throttled`` (shares of 1), or a
+    PromQL query. ``limit``: what ``value`` may be at most. ``before``: the share of packets against which it is held.
+    None: not known, or too little was sent to tell.
+    """
+
+    gate: str
+    value: float | None
+    limit: float | None
+    before: float | None = None
+
+    @property
+    def tripped(self) -> bool:
+        """Whether it takes the rollout back."""
+        return self.value is not None and self.limit is not None and not self.value <= self.limit
+
+
+@dataclass(frozen=True, slots=True)
 class TakeBack:
     """A gate forbids it; ``reason`` says which, and what was seen."""
 
@@ -98,23 +117,42 @@ def judge(rollout: Rollout, seen: SeenOfRollout) -> Verdict:
     return GoOn()
 
 
-def _forbidden(rollout: Rollout, seen: SeenOfRollout) -> str:
+def read_gates(rollout: Rollout, seen: SeenOfRollout) -> list[GateReading]:
+    """What each of its gates says now, in the order in which they count."""
     gates = rollout.plan.gates
-    if len(seen.failures) > gates.failed:
-        named = "; ".join(f"{agent}: {why}" for agent, why in seen.failures[:_MOST_NAMED])
-        return f"{len(seen.failures)} of {seen.reached} agents failed, {gates.failed} may. {named}"
-    if seen.lost > gates.away * seen.reached:
-        return f"{seen.lost} of {seen.reached} agents have gone away since, {gates.away:.0%} may"
-    for what, factor, now, before in (
-        ("dropped", gates.dropped, seen.now.dropped, seen.before.dropped),
-        ("had to wait", gates.throttled, seen.now.throttled, seen.before.throttled),
+    found = [
+        GateReading(FAILED, len(seen.failures), gates.failed),
+        GateReading(AWAY, seen.lost / seen.reached if seen.reached else 0.0, gates.away),
+    ]
+    for name, factor, now, before in (
+        (DROPPED, gates.dropped, seen.now.dropped, seen.before.dropped),
+        (THROTTLED, gates.throttled, seen.now.throttled, seen.before.throttled),
     ):
-        if factor is None or min(seen.now.packets, seen.before.packets) < _FEW:
+        if factor is None:
             continue
-        share, was = now / seen.now.packets, before / seen.before.packets
-        if share > max(was * factor, _NEGLIGIBLE):
-            return f"{share:.1%} of packets {'were ' if what == 'dropped' else ''}{what}, {was:.1%} before"
-    for answer in seen.answers:
-        if answer.value is not None and not answer.value <= answer.gate.at_most:
-            return f"{answer.gate.query!r} is {answer.value:g}, more than {answer.gate.at_most:g}"
-    return ""
+        if min(seen.now.packets, seen.before.packets) < _FEW:
+            found.append(GateReading(name, None, None))
+            continue
+        was = before / seen.before.packets
+        found.append(GateReading(name, now / seen.now.packets, max(was * factor, _NEGLIGIBLE), was))
+    values = {answer.gate: answer.value for answer in seen.answers}
+    found += [GateReading(each.query, values.get(each), each.at_most) for each in gates.prometheus]
+    return found
+
+
+def _forbidden(rollout: Rollout, seen: SeenOfRollout) -> str:
+    tripped = next((each for each in read_gates(rollout, seen) if each.tripped), None)
+    if tripped is None:
+        return ""
+    gates = rollout.plan.gates
+    match tripped.gate:
+        case "failed":
+            named = "; ".join(f"{agent}: {why}" for agent, why in seen.failures[:_MOST_NAMED])
+            return f"{len(seen.failures)} of {seen.reached} agents failed, {gates.failed} may. {named}"
+        case "away":
+            return f"{seen.lost} of {seen.reached} agents have gone away since, {gates.away:.0%} may"
+        case "dropped" | "throttled":
+            what = "were dropped" if tripped.gate == DROPPED else "had to wait"
+            return f"{tripped.value:.1%} of packets {what}, {tripped.before:.1%} before"
+        case query:
+            return f"{query!r} is {tripped.value:g}, more than {tripped.limit:g}"

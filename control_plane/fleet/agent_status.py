@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from control_plane.domain.rollout_gates import Traffic
+from control_plane.domain.rollout_gates import GateReading, Traffic
 from control_plane.fleet.figures import TenantFigures
 from control_plane.fleet.names.seen import TenantNames
 from control_plane.fleet.questions import Questions
@@ -71,11 +71,15 @@ class WatchedLane(NamedTuple):
 
 
 class WatchedWorkload(NamedTuple):
-    """What went through the lanes of a workload (NAMESPACE/POD), whose policy is the tenant's; empty: its own."""
+    """What went through the lanes of a workload (NAMESPACE/POD), whose policy is the tenant's; empty: its own.
+
+    ``controller``: KIND/NAME of what runs it, as Deployment/web; empty: nothing, or its agent does not tell.
+    """
 
     workload: str
     policy: str
     lanes: tuple[WatchedLane, ...]
+    controller: str = ""
 
 
 @dataclass(slots=True)
@@ -140,7 +144,7 @@ class RolloutProgress:
 
     Of ``agents`` that have joined, and that it is for, it has ``reached`` some. Of these some say that they have it,
     some are ``away`` (``lost`` since its step began), and some failed, with the reason. ``says``: what it waits for, or
-    why it is taken back.
+    why it is taken back. ``gates``: what each of them says.
     """
 
     agents: int = 0
@@ -150,6 +154,7 @@ class RolloutProgress:
     lost: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     says: str = ""
+    gates: list[GateReading] = field(default_factory=list)
 
 
 @dataclass(slots=True)

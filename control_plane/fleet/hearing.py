@@ -71,7 +71,8 @@ def take_report(status: AgentStatus, report: Report, now: float) -> None:
     _check_number("sums of workloads", sum(len(each.lanes) for each in report.workloads), _MOST_SUMS)
     directions = {each.direction for each in report.lanes}
     for workload in report.workloads:
-        _check_names(workload.workload, *(name for each in workload.lanes for name in (each.policy, each.lane)))
+        _check_names(workload.workload, workload.controller)
+        _check_names(*(name for each in workload.lanes for name in (each.policy, each.lane)))
         directions |= {each.direction for each in workload.lanes}
     if others := directions - _DIRECTIONS:
         raise wrong(f"{min(others)[:_LONGEST_WORD]!r} is no direction.")
@@ -89,7 +90,7 @@ def take_report(status: AgentStatus, report: Report, now: float) -> None:
         status.details = tuple(
             WatchedWorkload(
                 each.workload, each.lanes[0].policy if each.lanes else "",
-                tuple(_watched(lane, second) for lane in each.lanes),
+                tuple(_watched(lane, second) for lane in each.lanes), each.controller,
             )
             for each in report.workloads
         )  # fmt: skip

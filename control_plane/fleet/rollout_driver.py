@@ -16,7 +16,7 @@ from urllib.request import urlopen
 from control_plane.domain.commands import AdvanceRollout, RolloutCommand, TakeBackRollout
 from control_plane.domain.errors import RefusedError
 from control_plane.domain.rollout import PrometheusGate, Rollout, RolloutState
-from control_plane.domain.rollout_gates import GoOn, QueryAnswer, SeenOfRollout, StayAt, TakeBack, judge
+from control_plane.domain.rollout_gates import GoOn, QueryAnswer, SeenOfRollout, StayAt, TakeBack, judge, read_gates
 from control_plane.domain.tenant import Tenant
 from control_plane.fleet.agent_status import AgentState, AgentStatus, FleetStatus, RolloutProgress, TenantAgents
 from control_plane.health import Dependency
@@ -192,6 +192,7 @@ class RolloutDriver:
         )
         verdict = judge(rollout, seen)
         progress.says = verdict.reason if isinstance(verdict, StayAt | TakeBack) else ""
+        progress.gates = read_gates(rollout, seen)
         agents.rollouts[policy] = progress
         match verdict:
             case TakeBack(reason):

@@ -17,6 +17,7 @@ from control_plane.domain.rollout import (
     RolloutState,
     Stage,
 )
+from control_plane.domain.rollout_gates import GateReading
 from control_plane.fleet.agent_status import RolloutProgress
 from control_plane.http.documents import Asked
 
@@ -88,9 +89,26 @@ class StageDocument(BaseModel):
     labels: dict[str, str] | None
 
 
+class GateDocument(BaseModel):
+    """What a gate says. ``gate``: ``failed`` (agents), ``away``, ``dropped`` or ``throttled`` (shares of 1), or a
+    PromQL query. ``limit``: what ``value`` may be at most; ``before``: the share of packets before it began.
+    Null: not known, or too little was sent to tell. ``tripped``: it takes the rollout back, or has."""
+
+    gate: str
+    value: float | None
+    limit: float | None
+    before: float | None
+    tripped: bool
+
+    @classmethod
+    def describe(cls, reading: GateReading) -> GateDocument:
+        return cls(**asdict(reading), tripped=reading.tripped)
+
+
 class ProgressDocument(BaseModel):
     """Of ``agents`` that have joined, ``reached`` have been told; of these ``having`` say that they have it, ``away``
-    are not connected, and ``failures`` failed (the first ones, with the reason). ``says``: what it waits for."""
+    are not connected, and ``failures`` failed (the first ones, with the reason). ``says``: what it waits for.
+    ``gates``: what each of them says, as it was seen last."""
 
     agents: int
     reached: int
@@ -99,6 +117,7 @@ class ProgressDocument(BaseModel):
     failed: int
     failures: list[str]
     says: str
+    gates: list[GateDocument]
 
     @classmethod
     def describe(cls, seen: RolloutProgress) -> ProgressDocument:
@@ -110,6 +129,7 @@ class ProgressDocument(BaseModel):
             failed=len(seen.failures),
             failures=[f"{agent}: {why}" for agent, why in seen.failures[:_MOST_FAILURES]],
             says=seen.says,
+            gates=[GateDocument.describe(each) for each in seen.gates],
         )
 
 

@@ -108,10 +108,14 @@ class LiveWorkloadLane(BaseModel):
 
 
 class LiveWorkload(BaseModel):
-    """A workload (NAMESPACE/POD) of an agent, sums over its lanes, and these. ``policy`` empty: one of its own."""
+    """A workload (NAMESPACE/POD) of an agent, sums over its lanes, and these. ``policy`` empty: one of its own.
+
+    ``controller``: KIND/NAME of what runs the Pod, as Deployment/web; empty: nothing does, or its agent is older.
+    """
 
     workload: str
     policy: str
+    controller: str
     bytes: float
     packets: float
     dropped: float

@@ -279,6 +279,7 @@ def _workload_row(_view: TenantView, each: SeenWorkload) -> dict[str, Any]:
     return {
         "workload": each.workload.workload,
         "policy": each.workload.policy,
+        "controller": each.workload.controller,
         **each.sums._asdict(),
         "lanes": [lane._asdict() for lane in each.workload.lanes],
     }

@@ -92,9 +92,8 @@ class FleetFigures:
                     if each is not None:
                         _sum_at(each, key).add(snapshot, before, interval_ms)
             if own and left > 0:
-                details.append(
-                    WorkloadFigures(workload=name, lanes=[s.message(*key) for key, s in islice(own.items(), left)])
-                )
+                told = [each.message(*key) for key, each in islice(own.items(), left)]
+                details.append(WorkloadFigures(workload=name, lanes=told, controller=lanes.workload.controller))
                 left -= len(own)
         self._seen = seen
         return Report(

@@ -44,6 +44,8 @@ _MESHES: Final = {
 none."""
 _AMBIENT: Final = "ambient.istio.io/redirection"
 """By which Istio's CNI agent says of a Pod that it has written its rules there (istio.io/api/annotation)."""
+_TEMPLATES: Final = {"rollouts-pod-template-hash": "Rollout", "pod-template-hash": "Deployment"}
+"""Labels that Pods have by what made their ReplicaSet (k8s.io/api/apps/v1, DefaultDeploymentUniqueLabelKey)."""
 _HOST_NETWORK: Final = (
     "The Pod uses its node's network (hostNetwork: true), and limits there would hold the whole node. Take its limits "
     f"away, or set its label {MODE_LABEL}: none."
@@ -75,6 +77,8 @@ class AskedPod:
     """Of ``annotations`` those that are not of its namespace."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """By which a control plane's policies select it."""
+    controller: str = ""
+    """KIND/NAME of what runs it."""
 
     @property
     def shared_policy(self) -> str | None:
@@ -98,7 +102,18 @@ class AskedPod:
         labels = {"namespace": self.namespace, "pod": self.name}
         name, policy = f"{self.namespace}/{self.name}", self._policy
         sources = PodSources(self.own, self.rules, shared, self.verdict, self.labels)
-        return NodeWorkload(name, None, lanes, refusal, labels, self.uid, self.claim, policy=policy, sources=sources)
+        return NodeWorkload(
+            name,
+            None,
+            lanes,
+            refusal,
+            labels,
+            self.uid,
+            self.claim,
+            policy=policy,
+            sources=sources,
+            controller=self.controller,
+        )
 
     @property
     def _policy(self) -> PolicyReference | None:
@@ -113,6 +128,8 @@ def needed(pod: Mapping[str, Any]) -> dict[str, Any]:
     """What :func:`asked` reads of a Pod: some hundred bytes of ten thousand, and seldom changed."""
     about, spec = _mapping(pod.get("metadata")), _mapping(pod.get("spec"))
     kept = {key: about.get(key) for key in ("name", "namespace", "uid", "labels")}
+    if owner := _controller(about):
+        kept["ownerReferences"] = [{key: owner.get(key) for key in ("kind", "name", "controller")}]
     annotations = {
         **_limits(about),
         **_named(about.get("annotations"), _MIRROR),
@@ -197,6 +214,7 @@ def asked(
         verdict,
         own,
         selecting,
+        _running(about),
     )
 
 
@@ -214,6 +232,24 @@ def _limits(about: Mapping[str, Any]) -> dict[str, str]:
         for name, text in _mapping(about.get("annotations")).items()
         if (name.startswith(PREFIX) or name in (KUBERNETES_EGRESS, KUBERNETES_INGRESS)) and name not in OURS
     }
+
+
+def _controller(about: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The reference to what runs a Pod (k8s.io/apimachinery, metav1.GetControllerOf); empty: nothing does."""
+    owners = map(_mapping, about.get("ownerReferences") or ())
+    return next((owner for owner in owners if owner.get("controller") is True), {})
+
+
+def _running(about: Mapping[str, Any]) -> str:
+    """KIND/NAME of what runs a Pod. A ReplicaSet is a step between: its name is a Deployment's, or an Argo Rollout's,
+    and the hash of the Pods' template, which is their label."""
+    owner, labels = _controller(about), _mapping(about.get("labels"))
+    kind, name = str(owner.get("kind", "")), str(owner.get("name", ""))
+    if kind == "ReplicaSet":
+        for label, above in _TEMPLATES.items():
+            if (hash := str(labels.get(label, ""))) and name.endswith(f"-{hash}"):
+                return f"{above}/{name.removesuffix(f'-{hash}')}"
+    return f"{kind}/{name}" if name else ""
 
 
 def _mesh(pod: Mapping[str, Any]) -> Mesh:

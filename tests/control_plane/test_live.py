@@ -454,7 +454,7 @@ def test_an_agent_tells_of_its_workloads_while_somebody_looks(bench: Bench, serv
     report = Report(
         interval_ms=2000,
         workloads=[
-            WorkloadFigures(workload="shop/web-1", lanes=sums),
+            WorkloadFigures(workload="shop/web-1", lanes=sums, controller="Deployment/web"),
             WorkloadFigures(workload="shop/db-0", lanes=sums[:1]),
             WorkloadFigures(workload="other/x"),
         ],
@@ -474,6 +474,7 @@ def test_an_agent_tells_of_its_workloads_while_somebody_looks(bench: Bench, serv
             ("shop/web-1", 2000),
             ("shop/db-0", 1000),
         ]
+        assert [each["controller"] for each in window["rows"]] == ["Deployment/web", ""]
         assert (
             window["rows"][0]["lanes"][0] | {"lane": "web", "bytes": 1000, "backlog": 9}
             == window["rows"][0]["lanes"][0]
@@ -505,6 +506,7 @@ def test_only_so_many_agents_are_asked_for_workloads(bench: Bench, server: LiveS
     [
         Report(workloads=[WorkloadFigures(workload="x")] * 101),
         Report(workloads=[WorkloadFigures(workload="x" * 500)]),
+        Report(workloads=[WorkloadFigures(workload="x", controller="x" * 500)]),
         Report(workloads=[WorkloadFigures(workload="x", lanes=[LaneSum(lane="\0")])]),
         Report(workloads=[WorkloadFigures(workload="x", lanes=[LaneSum(direction="up")])]),
         Report(workloads=[WorkloadFigures(workload="x", lanes=[LaneSum(direction="egress")] * 1500)] * 2),

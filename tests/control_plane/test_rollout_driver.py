@@ -15,7 +15,7 @@ from waiting import until
 from control_plane.domain.checked_policy import CheckedPolicy
 from control_plane.domain.commands import DraftPolicy, PauseRollout, PublishPolicy, ResumeRollout
 from control_plane.domain.rollout import Gates, PrometheusGate, Rollout, RolloutPlan, RolloutState, Stage
-from control_plane.domain.rollout_gates import QueryAnswer
+from control_plane.domain.rollout_gates import GateReading, QueryAnswer
 from control_plane.fleet.agent_status import RolloutProgress
 from control_plane.fleet.rollout_driver import PrometheusGates, RolloutDriver, ask_prometheus
 from fleet_api.agent_pb2 import LaneSum, Report, WorkloadState
@@ -168,10 +168,18 @@ def test_drops_and_waiting_are_compared_with_before(fleet: Fleet) -> None:
     fleet.report(others, packets=10_000, overlimits=9_999)
     fleet.report([fleet.agents[node]], packets=2000, overlimits=400)
     assert fleet.look().state is RolloutState.RUNNING, "twice of before, and others do not have it"
+    assert [(each.gate, each.value, each.tripped) for each in fleet.progress.gates] == [
+        ("failed", 0, False),
+        ("away", 0.0, False),
+        ("throttled", 0.2, False),
+    ]
     fleet.report([fleet.agents[node]], packets=1000, overlimits=900)
     rollout = fleet.look()
     assert rollout.state is RolloutState.TAKEN_BACK
     assert rollout.reason == "43.3% of packets had to wait, 10.0% before"
+    throttled = fleet.progress.gates[-1]
+    assert throttled == GateReading("throttled", 1300 / 3000, 0.2, 0.1)
+    assert throttled.tripped
 
 
 def test_paused_it_is_not_judged_and_resumed_it_soaks_again(fleet: Fleet) -> None:

@@ -24,7 +24,8 @@ def lanes(stats: ClassStats) -> Any:
     """A workload with one class of 1 Mbit/s, at these counters."""
     snapshot = ClassSnapshot("web", 1, Handle(1, 0x101), MBIT, MBIT, 4, stats, Rate(0), Rate(0))
     return SimpleNamespace(
-        plane=SimpleNamespace(counted=([snapshot], [])), workload=SimpleNamespace(fleet_policy="web")
+        plane=SimpleNamespace(counted=([snapshot], [])),
+        workload=SimpleNamespace(fleet_policy="web", controller="Deployment/web"),
     )
 
 

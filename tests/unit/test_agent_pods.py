@@ -145,8 +145,28 @@ def test_a_static_pod_is_known_to_its_kubelet_by_another_uid() -> None:
     assert (found.kubelet_uid, found.uid) == (static, UID)
 
 
+@pytest.mark.parametrize(
+    ("labels", "owner", "controller"),
+    [
+        ({"pod-template-hash": "7d9f8c6b5"}, ("ReplicaSet", "web-7d9f8c6b5"), "Deployment/web"),
+        ({"rollouts-pod-template-hash": "abc"}, ("ReplicaSet", "my-web-abc"), "Rollout/my-web"),
+        ({"pod-template-hash": "other"}, ("ReplicaSet", "web-7d9f8c6b5"), "ReplicaSet/web-7d9f8c6b5"),
+        ({}, ("StatefulSet", "db"), "StatefulSet/db"),
+        ({}, None, ""),
+    ],
+)
+def test_what_runs_a_pod_is_known(labels: dict[str, str], owner: tuple[str, str] | None, controller: str) -> None:
+    given = pod(labels={**AGENT, **labels})
+    others = [{"kind": "Node", "name": "n1"}]
+    if owner is not None:
+        others.append({"kind": owner[0], "name": owner[1], "controller": True, "uid": "x" * 36})
+    given["metadata"]["ownerReferences"] = others
+    assert wanted(given).workload(None).controller == controller
+
+
 def test_little_is_kept_of_a_pod() -> None:
     whole = pod({**LIMITS, "kubectl.kubernetes.io/last-applied-configuration": "x" * 10000}, phase="Running")
+    whole["metadata"]["ownerReferences"] = [{"kind": "ReplicaSet", "name": "web-1", "controller": True}]
     whole["metadata"]["managedFields"] = [{"manager": "x" * 10000}]
     whole["spec"]["containers"][0]["env"] = [{"name": "x" * 10000}]
     assert len(str(needed(whole))) < 500

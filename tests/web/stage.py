@@ -154,8 +154,9 @@ class SimulatedAgent:
                 for name, policy in self.agent.state.policies.items()
             }
             watched = [
-                WorkloadFigures(workload=f"shop/{name}-7d9f-0", lanes=lanes)
+                WorkloadFigures(workload=f"shop/{name}-7d9f-{n}", lanes=lanes, controller=f"Deployment/{name}")
                 for name, lanes in sums.items()
+                for n in range(2)
                 if self.watched
             ]
             report = Report(

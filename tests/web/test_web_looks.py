@@ -16,6 +16,7 @@ PAGES = {
     "overview": "",
     "live": "/live?policy=shared-lanes&seconds=60",
     "live-agent": "/live?cluster=fra1&node=fra1-w001",
+    "live-workload": "/live?cluster=fra1&node=fra1-w001&namespace=shop&controller=Deployment/shared-lanes",
     "live-pod": "/live?cluster=fra1&node=fra1-w001&pod=shop/shared-lanes-7d9f-0",
     "policies": "/policies",
     "editor": "/policies/shared-lanes",

@@ -146,6 +146,7 @@ const live = createRoute({
     cluster?: string;
     node?: string;
     namespace?: string;
+    controller?: string;
     pod?: string;
     direction?: 'ingress';
     seconds?: number;
@@ -154,6 +155,7 @@ const live = createRoute({
     ...text(search, 'cluster'),
     ...text(search, 'node'),
     ...text(search, 'namespace'),
+    ...text(search, 'controller'),
     ...text(search, 'pod'),
     ...oneOf(search, 'direction', ['ingress']),
     ...(search.seconds === 60 || search.seconds === 900 ? { seconds: search.seconds } : {}),

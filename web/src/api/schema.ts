@@ -2116,6 +2116,24 @@ export interface components {
             until: number;
         };
         /**
+         * GateDocument
+         * @description What a gate says. ``gate``: ``failed`` (agents), ``away``, ``dropped`` or ``throttled`` (shares of 1), or a
+         *     PromQL query. ``limit``: what ``value`` may be at most; ``before``: the share of packets before it began.
+         *     Null: not known, or too little was sent to tell. ``tripped``: it takes the rollout back, or has.
+         */
+        GateDocument: {
+            /** Before */
+            before: number | null;
+            /** Gate */
+            gate: string;
+            /** Limit */
+            limit: number | null;
+            /** Tripped */
+            tripped: boolean;
+            /** Value */
+            value: number | null;
+        };
+        /**
          * GatesWish
          * @description What takes the rollout back. ``away`` is a share of 1; ``dropped`` and ``throttled`` factors against before.
          */
@@ -2594,12 +2612,16 @@ export interface components {
         /**
          * LiveWorkload
          * @description A workload (NAMESPACE/POD) of an agent, sums over its lanes, and these. ``policy`` empty: one of its own.
+         *
+         *     ``controller``: KIND/NAME of what runs the Pod, as Deployment/web; empty: nothing does, or its agent is older.
          */
         LiveWorkload: {
             /** Backlog */
             backlog: number;
             /** Bytes */
             bytes: number;
+            /** Controller */
+            controller: string;
             /** Dropped */
             dropped: number;
             /** Lanes */
@@ -3025,6 +3047,7 @@ export interface components {
          * ProgressDocument
          * @description Of ``agents`` that have joined, ``reached`` have been told; of these ``having`` say that they have it, ``away``
          *     are not connected, and ``failures`` failed (the first ones, with the reason). ``says``: what it waits for.
+         *     ``gates``: what each of them says, as it was seen last.
          */
         ProgressDocument: {
             /** Agents */
@@ -3035,6 +3058,8 @@ export interface components {
             failed: number;
             /** Failures */
             failures: string[];
+            /** Gates */
+            gates: components["schemas"]["GateDocument"][];
             /** Having */
             having: number;
             /** Reached */

@@ -313,11 +313,11 @@ function GatesPanel({ found }: { found: Found }) {
   const t = useTexts();
   const r = t.rollouts;
   const gates = found.gates as unknown as Gates;
-  const seen = found.progress;
-  const failed = seen?.failed ?? 0;
-  const away = seen?.reached ? seen.away / seen.reached : 0;
+  const readings = found.progress?.gates ?? [];
+  const reading = (gate: string) => readings.find((each) => each.gate === gate);
+  const share = (part: number) => `${short(part * 100)} %`;
   const running = found.state === 'running' || found.state === 'paused';
-  const good = failed <= gates.failed && away <= gates.away && found.state !== 'taken back';
+  const good = !readings.some((each) => each.tripped) && found.state !== 'taken back';
   return (
     <section className="panel" aria-label={r.gates}>
       <div className="panel-head">
@@ -335,32 +335,31 @@ function GatesPanel({ found }: { found: Found }) {
           )}
         </span>
       </div>
-      <Gate
-        name={r.gateFailed}
-        value={count(failed)}
-        share={gates.failed ? failed / gates.failed : failed ? 1 : 0}
-        of={r.ofReached}
-        limit={r.limit(count(gates.failed))}
-      />
-      <Gate
-        name={r.gateAway}
-        value={`${short(away * 100)} %`}
-        share={gates.away ? away / gates.away : 0}
-        of={r.shareReached}
-        limit={r.limit(`${short(gates.away * 100)} %`)}
-      />
-      {gates.dropped !== null && (
-        <Gate name={r.gateDropped} of={r.seenByServer} limit={r.limit(r.factor(gates.dropped))} />
-      )}
-      {gates.throttled !== null && (
-        <Gate name={r.gateThrottled} of={r.seenByServer} limit={r.limit(r.factor(gates.throttled))} />
-      )}
+      <Gate name={r.gateFailed} reading={reading('failed')} say={count} of={r.ofReached} limit={gates.failed} />
+      <Gate name={r.gateAway} reading={reading('away')} say={share} of={r.shareReached} limit={gates.away} />
+      {(['dropped', 'throttled'] as const).map((gate) => {
+        const factor = gates[gate];
+        const before = reading(gate)?.before;
+        return (
+          factor !== null && (
+            <Gate
+              key={gate}
+              name={gate === 'dropped' ? r.gateDropped : r.gateThrottled}
+              reading={reading(gate)}
+              say={share}
+              of={before == null ? r.tooFew(r.factor(factor)) : r.against(r.factor(factor), share(before))}
+            />
+          )
+        );
+      })}
       {gates.prometheus.map((each) => (
         <Gate
           key={each.query}
           name={<span className="mono">{each.query}</span>}
+          reading={reading(each.query)}
+          say={short}
           of="Prometheus"
-          limit={r.limit(short(each.at_most))}
+          limit={each.at_most}
         />
       ))}
       <p className="sub gate-foot">{r.watched(duration(found.soak))}</p>
@@ -368,31 +367,37 @@ function GatesPanel({ found }: { found: Found }) {
   );
 }
 
+/** What a gate has seen against its limit, which is known before it has seen anything, but for factors. */
 function Gate({
   name,
-  value,
-  share,
+  reading,
+  say,
   of,
-  limit,
+  limit = reading?.limit ?? undefined,
 }: {
   name: ReactNode;
-  value?: string;
-  share?: number;
+  reading: Schemas['GateDocument'] | undefined;
+  say: (value: number) => string;
   of: string;
-  limit: string;
+  limit?: number | undefined;
 }) {
+  const r = useTexts().rollouts;
+  const { value = null, tripped = false } = reading ?? {};
+  const share = value === null || limit === undefined ? undefined : limit ? value / limit : value ? 1 : 0;
   return (
-    <div className="gate">
+    <div className={tripped ? 'gate tripped' : 'gate'}>
       <div className="gate-line">
+        {tripped && <IconCircleX size={16} color="var(--r)" aria-hidden />}
         <span className="grow cut">{name}</span>
-        {value && <b className="num">{value}</b>}
+        {tripped && <span className="pill bad">{r.thisGate}</span>}
+        {value !== null && <b className="num">{say(value)}</b>}
       </div>
       {share !== undefined && (
         <div className="gate-track" aria-hidden="true">
           <i
             style={{
               width: `${Math.min(1, share) * 100}%`,
-              background: share >= 1 ? 'var(--r)' : share > 0.65 ? 'var(--amber)' : 'var(--g)',
+              background: tripped ? 'var(--r)' : share > 0.65 ? 'var(--amber)' : 'var(--g)',
             }}
           />
           <u />
@@ -400,7 +405,7 @@ function Gate({
       )}
       <div className="sub gate-line">
         <span className="grow">{of}</span>
-        {limit}
+        {limit !== undefined && r.limit(say(limit))}
       </div>
     </div>
   );

@@ -4,19 +4,19 @@ import { useWindow } from '../../live/useWindow';
 import { useTenant } from '../../parts/hooks';
 import { LivePill, Page, ProblemNote } from '../../parts/parts';
 import { useTexts } from '../../text/language';
-import { BelowTable, LiveCrumbs, To, useAskedLong } from './levels';
-import { namespacesOf } from './podSeries';
+import { BelowTable, controllerName, LiveCrumbs, To, useAskedLong } from './levels';
+import { groupsOf, namespaceOf } from './podSeries';
 
 const route = getRouteApi('/t/$tenant/live');
 /** An agent tells of a hundred. */
 const MOST = 100;
 
-/** The Pods of an agent, and their namespaces, each second. */
+/** The Pods of an agent, and their namespaces or the workloads that they are of, each second. */
 export function OfNode({ cluster, node }: { cluster: string; node: string }) {
   const t = useTexts();
   const l = t.live;
   const tenant = useTenant();
-  const { namespace } = route.useSearch();
+  const { namespace, controller } = route.useSearch();
   const { window, standing, problem } = useWindow<Schemas['LiveWorkload'], Schemas['LiveWorkloadTotals']>({
     tenant,
     topic: 'workloads',
@@ -25,13 +25,15 @@ export function OfNode({ cluster, node }: { cluster: string; node: string }) {
     limit: MOST,
   });
   const asked = useAskedLong(window?.at);
-  const told = window && (window.rows.length > 0 || asked) ? window.rows : undefined;
+  const all = window && (window.rows.length > 0 || asked) ? window.rows : undefined;
+  const told = controller ? all?.filter((each) => each.controller === controller) : all;
+  const controlled = namespace && !controller ? told?.filter((each) => each.controller) : undefined;
   return (
     <Page
       crumbs={<LiveCrumbs />}
       title={
         <>
-          {namespace ?? node}
+          {controller ? controllerName(controller) : (namespace ?? node)}
           <LivePill standing={standing} />
         </>
       }
@@ -46,7 +48,7 @@ export function OfNode({ cluster, node }: { cluster: string; node: string }) {
             nothing={t.workloads.noneTold}
             rows={
               told &&
-              namespacesOf(told).map(({ name, ...sums }) => ({
+              groupsOf(told, namespaceOf).map(({ name, ...sums }) => ({
                 key: name,
                 name: (
                   <To place={{ cluster, node, namespace: name }} row>
@@ -58,6 +60,22 @@ export function OfNode({ cluster, node }: { cluster: string; node: string }) {
             }
           />
         )}
+        {controlled && controlled.length > 0 && (
+          <BelowTable
+            title={l.controllers}
+            name={l.controller}
+            nothing=""
+            rows={groupsOf(controlled, (each) => each.controller).map(({ name, ...sums }) => ({
+              key: name,
+              name: (
+                <To place={{ cluster, node, namespace, controller: name }} row>
+                  {controllerName(name)}
+                </To>
+              ),
+              ...sums,
+            }))}
+          />
+        )}
         <BelowTable
           title={l.pods}
           name={t.workloads.pod}
@@ -66,7 +84,7 @@ export function OfNode({ cluster, node }: { cluster: string; node: string }) {
           rows={told?.map((each) => ({
             key: each.workload,
             name: (
-              <To place={{ cluster, node, pod: each.workload }} row>
+              <To place={{ cluster, node, controller: each.controller, pod: each.workload }} row>
                 {each.workload}
               </To>
             ),

@@ -15,6 +15,8 @@ interface Place {
   cluster?: string | undefined;
   node?: string | undefined;
   namespace?: string | undefined;
+  /** KIND/NAME of what runs Pods. */
+  controller?: string | undefined;
   pod?: string | undefined;
 }
 
@@ -38,15 +40,20 @@ export function To({ place, children, row }: { place: Place; children: ReactNode
   );
 }
 
-/** Where one is: the whole fleet, a cluster, an agent, a namespace, a Pod. */
+/** What runs Pods, as people say it: Deployment web. */
+export const controllerName = (controller: string) => controller.replace('/', ' ');
+
+/** Where one is: the whole fleet, a cluster, an agent, a namespace, a workload, a Pod. */
 export function LiveCrumbs() {
   const t = useTexts();
-  const { cluster, node, namespace, pod } = route.useSearch();
+  const { cluster, node, namespace, controller, pod } = route.useSearch();
   const space = namespace ?? (pod?.includes('/') ? pod.slice(0, pod.indexOf('/')) : undefined);
   const levels: { says: string; place: Place }[] = [{ says: t.fleet.allClusters, place: {} }];
   if (cluster) levels.push({ says: cluster, place: { cluster } });
   if (cluster && node) levels.push({ says: node, place: { cluster, node } });
   if (cluster && node && space) levels.push({ says: space, place: { cluster, node, namespace: space } });
+  if (cluster && node && space && controller)
+    levels.push({ says: controllerName(controller), place: { cluster, node, namespace: space, controller } });
   if (cluster && node && pod) levels.push({ says: pod.slice(pod.indexOf('/') + 1), place: { cluster, node, pod } });
   return (
     <nav aria-label={t.live.where} className="crumb">

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest';
-import { drawnOf, grown, namespacesOf, type Sample, standsOf } from './podSeries';
+import { drawnOf, groupsOf, grown, namespaceOf, type Sample, standsOf } from './podSeries';
 
 const lane = (name: string, bytes: number, throttled = 0) => ({
   lane: name,
@@ -15,6 +15,7 @@ const lane = (name: string, bytes: number, throttled = 0) => ({
 const row = (workload: string, ...lanes: ReturnType<typeof lane>[]) => ({
   workload,
   policy: 'shop',
+  controller: 'Deployment/web',
   bytes: lanes.reduce((sum, each) => sum + each.bytes, 0),
   packets: 1,
   dropped: 0,
@@ -51,10 +52,14 @@ it('says why a Pod’s lane waits', () => {
   ]);
 });
 
-it('sums up namespaces, the greatest first', () => {
-  const found = namespacesOf([row('a/x', lane('api', 1)), row('b/x', lane('api', 5)), row('a/y', lane('api', 2))]);
+it('sums up groups, the greatest first', () => {
+  const rows = [row('a/x', lane('api', 1)), row('b/x', lane('api', 5)), row('a/y', lane('api', 2))];
+  const found = groupsOf(rows, namespaceOf);
   expect(found.map((each) => [each.name, each.pods, each.bytes])).toEqual([
     ['b', 1, 5],
     ['a', 2, 3],
+  ]);
+  expect(groupsOf(rows, (each) => each.controller).map((each) => [each.name, each.pods])).toEqual([
+    ['Deployment/web', 3],
   ]);
 });

@@ -54,13 +54,23 @@ export function standsOf(row: Workload, direction: string): Stand[] {
     });
 }
 
-/** Workloads of an agent as their namespaces: sums, the greatest first. */
-export function namespacesOf(
-  rows: Workload[],
-): { name: string; pods: number; bytes: number; throttled: number; dropped: number }[] {
-  const found = new Map<string, { name: string; pods: number; bytes: number; throttled: number; dropped: number }>();
-  for (const { workload, bytes, throttled, dropped } of rows) {
-    const name = workload.includes('/') ? workload.slice(0, workload.indexOf('/')) : '';
+export const namespaceOf = ({ workload }: Workload) =>
+  workload.includes('/') ? workload.slice(0, workload.indexOf('/')) : '';
+
+export interface Group {
+  name: string;
+  pods: number;
+  bytes: number;
+  throttled: number;
+  dropped: number;
+}
+
+/** Pods of an agent together, by their namespace or by what runs them: sums, the greatest first. */
+export function groupsOf(rows: Workload[], nameOf: (row: Workload) => string): Group[] {
+  const found = new Map<string, Group>();
+  for (const row of rows) {
+    const { bytes, throttled, dropped } = row;
+    const name = nameOf(row);
     const sum = found.get(name) ?? { name, pods: 0, bytes: 0, throttled: 0, dropped: 0 };
     found.set(name, {
       name,
