@@ -1,5 +1,5 @@
 import { keepPreviousData, useQuery } from '@tanstack/react-query';
-import { useEffect, useState } from 'react';
+import { type ComponentProps, useEffect, useId, useState } from 'react';
 import { api, body, Problem, type Schemas } from '../../api/client';
 import { useSettled } from '../../parts/hooks';
 import { ProblemNote } from '../../parts/parts';
@@ -75,17 +75,14 @@ export function TryConnection({ doc, show }: { doc: PolicyDoc; show: (decided: D
             <option value="icmp">ICMP</option>
           </select>
         </div>
-        <div className="field">
-          <label htmlFor="try-port">{e.criteria.port}</label>
-          <input
-            id="try-port"
-            className="input num"
-            inputMode="numeric"
-            disabled={shown.protocol === 'icmp'}
-            value={shown.port}
-            onChange={(event) => change({ port: event.target.value })}
-          />
-        </div>
+        <Written
+          label={e.criteria.port}
+          className="input num"
+          inputMode="numeric"
+          disabled={shown.protocol === 'icmp'}
+          value={shown.port}
+          write={(port) => change({ port })}
+        />
         <div className="field whole">
           <label htmlFor="try-name">{shown.plain ? e.criteria.host : e.criteria.sni}</label>
           <div className="with-switch">
@@ -109,27 +106,19 @@ export function TryConnection({ doc, show }: { doc: PolicyDoc; show: (decided: D
             </select>
           </div>
         </div>
-        <div className="field">
-          <label htmlFor="try-address">{shown.inbound ? w.client : w.address}</label>
-          <input
-            id="try-address"
-            className="input mono"
-            placeholder={w.anywhere}
-            value={shown.address}
-            onChange={(event) => change({ address: event.target.value })}
-          />
-        </div>
-        <div className="field">
-          <label htmlFor="try-alpn">{e.criteria.alpn}</label>
-          <input
-            id="try-alpn"
-            className="input mono"
-            placeholder="h2"
-            disabled={shown.plain || shown.protocol === 'icmp'}
-            value={shown.alpn}
-            onChange={(event) => change({ alpn: event.target.value })}
-          />
-        </div>
+        <Written
+          label={shown.inbound ? w.client : w.address}
+          placeholder={w.anywhere}
+          value={shown.address}
+          write={(address) => change({ address })}
+        />
+        <Written
+          label={e.criteria.alpn}
+          placeholder="h2"
+          disabled={shown.plain || shown.protocol === 'icmp'}
+          value={shown.alpn}
+          write={(alpn) => change({ alpn })}
+        />
         <label className="whole check">
           <input
             type="checkbox"
@@ -146,6 +135,21 @@ export function TryConnection({ doc, show }: { doc: PolicyDoc; show: (decided: D
         {found && <Answer found={found} port={shown.port} />}
       </div>
     </section>
+  );
+}
+
+/** A text of the form, under its label. */
+function Written({
+  label,
+  write,
+  ...input
+}: { label: string | undefined; write: (text: string) => void } & ComponentProps<'input'>) {
+  const id = useId();
+  return (
+    <div className="field">
+      <label htmlFor={id}>{label}</label>
+      <input id={id} className="input mono" {...input} onChange={(event) => write(event.target.value)} />
+    </div>
   );
 }
 
