@@ -91,6 +91,8 @@ class _Viewer:
     checked: float
     subscriptions: dict[int, Subscription] = field(default_factory=dict)
     news: asyncio.Event = field(default_factory=asyncio.Event)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """It has asked for something that was not shown yet."""
     said: float = field(default_factory=time.monotonic)
     waits: bool = False
     """Whether it was told that nothing can be made now."""
@@ -252,6 +254,7 @@ class LivePlace:
         except NotAllowedError as error:
             self._note(viewer.websocket, error, viewer.caller.author, wish.tenant)
             raise
+        viewer.asked.set()
         viewer.news.set()
 
     async def _show(self, viewer: _Viewer) -> None:
@@ -260,6 +263,7 @@ class LivePlace:
         while True:
             check_after = _CHECK_NEWS_S if viewer.news.is_set() else _CHECK_S
             viewer.news.clear()
+            viewer.asked.clear()
             more = False
             if time.monotonic() - viewer.checked > check_after:
                 await self._check(viewer)
@@ -271,15 +275,12 @@ class LivePlace:
                 more |= await self._show_one(viewer, id, subscription)
             if time.monotonic() - viewer.said > _ALIVE_S:
                 await viewer.tell("alive", at=self._plane.now_ms / 1000)
-            await asyncio.sleep(self._pause(viewer) if more else max(_GAP_S, self._pause(viewer)))
-            if not more:
+            await asyncio.sleep(self._pause(viewer))
+            # The gap is for what happens by itself: nobody waits for what was asked for a moment ago.
+            if not more and not await _set_within(viewer.asked, _GAP_S):
                 tick = 1 + _LATE_S - self._plane.now_ms % 1000 / 1000
                 due = self._hub.due(each.wish.tenant for each in viewer.subscriptions.values())
-                try:
-                    async with asyncio.timeout(min(tick, due) if due < 1 else tick):
-                        await viewer.news.wait()
-                except TimeoutError:
-                    pass
+                await _set_within(viewer.news, min(tick, due) if due < 1 else tick)
 
     def _pause(self, viewer: _Viewer) -> float:
         """Seconds that a viewer has to wait who asks for what is dear, by however many connections."""
@@ -364,6 +365,15 @@ class LivePlace:
             problem.type.rpartition(":")[2], problem.detail[:300], "",
         )  # fmt: skip
         self._gate.recorder.note(refused)
+
+
+async def _set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Whether it is, once it is or so much time has passed."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
 
 
 def _credentials(gate: Gate, websocket: WebSocket) -> Known | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,11 +13,14 @@ from starlette.testclient import TestClient
 
 from control_plane.web_pages import WebFiles
 
+PAGES = {"": ["/assets/Overview.js"], "live": ["/assets/Live.js", "/assets/Live.css"], "policies/*": ["/assets/P.js"]}
+
 
 @pytest.fixture
 def client(tmp_path: Path) -> TestClient:
     (tmp_path / "assets").mkdir()
-    (tmp_path / "index.html").write_text('<meta content="PODLANE_NONCE">')
+    (tmp_path / "index.html").write_text('<meta content="PODLANE_NONCE"><meta content="PODLANE_SESSION">')
+    (tmp_path / "pages.json").write_text(json.dumps(PAGES))
     (tmp_path / "assets" / "index-abc.js").write_text("let a = 1;" * 100)
     (tmp_path / "icon.svg").write_text("<svg/>")
     return client_of(tmp_path)
@@ -66,3 +71,29 @@ def test_without_files_it_says_how_to_get_them(tmp_path: Path) -> None:
     client = client_of(tmp_path)
     assert "make web" in client.get("/").text
     assert client.get("/t/default").text == "no page"
+
+
+@pytest.mark.parametrize(
+    ("path", "files"),
+    [
+        ("/t/default", ["Overview.js"]),
+        ("/t/default/", ["Overview.js"]),
+        ("/t/default/live", ["Live.js", "Live.css"]),
+        ("/t/default/policies/web", ["P.js"]),
+        ("/t/default/policies", []),
+        ("/t/default/policies/web/more", []),
+        ("/sign-in", []),
+        ("/", []),
+    ],
+)
+def test_a_page_names_its_files_before_a_script_does(client: TestClient, path: str, files: list[str]) -> None:
+    links = client.get(path).headers.get("link", "")
+    assert re.findall(r"/assets/([\w.]+)>; rel=(\w+)", links) == [
+        (name, "modulepreload" if name.endswith(".js") else "preload") for name in files
+    ]
+
+
+def test_a_page_knows_whether_there_is_a_session(client: TestClient) -> None:
+    assert '"no"' in client.get("/").text
+    assert '"yes"' in client.get("/", headers={"Cookie": "other=1; podlane-session=abc"}).text
+    assert client.get("/pages.json").headers["content-type"].startswith("text/html"), "it is no file of ours"

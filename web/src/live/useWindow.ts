@@ -1,6 +1,7 @@
 import { useEffect, useState } from 'react';
 import type { Problem } from '../api/client';
-import { type Asked, LiveConnection, type Standing } from './connection';
+import type { Asked, Standing } from './connection';
+import { live } from './shared';
 
 /** A part of a list as the control plane sends it, whole each time: docs/reference/live.md. */
 export interface LiveWindow<Row, Totals> {
@@ -28,14 +29,16 @@ export function useWindow<Row, Totals>(asked: Asked): LiveList<Row, Totals> {
   const key = JSON.stringify(asked);
   useEffect(() => {
     setShown((now) => ({ ...now, problem: undefined }));
-    const connection = new LiveConnection((standing) => setShown((now) => ({ ...now, standing })));
-    connection.subscribe(JSON.parse(key) as Asked, (heard) => {
-      if (heard.kind === 'problem') setShown((now) => ({ ...now, problem: heard.problem }));
-      if (heard.kind !== 'message' || heard.message.type !== 'window') return;
-      const window = heard.message as unknown as LiveWindow<Row, Totals>;
-      setShown((now) => ({ ...now, window }));
-    });
-    return () => connection.close();
+    return live.look(
+      JSON.parse(key) as Asked,
+      (heard) => {
+        if (heard.kind === 'problem') setShown((now) => ({ ...now, problem: heard.problem }));
+        if (heard.kind !== 'message' || heard.message.type !== 'window') return;
+        const window = heard.message as unknown as LiveWindow<Row, Totals>;
+        setShown((now) => ({ ...now, window }));
+      },
+      (standing) => setShown((now) => ({ ...now, standing })),
+    );
   }, [key]);
   return shown;
 }

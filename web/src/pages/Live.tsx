@@ -1,9 +1,9 @@
 import { IconAdjustments, IconPlayerPause, IconPlayerPlay } from '@tabler/icons-react';
 import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
 import { getRouteApi, Link } from '@tanstack/react-router';
-import { useCallback, useMemo, useState } from 'react';
+import { type Dispatch, type SetStateAction, useCallback, useMemo, useState } from 'react';
 import { clusters as clustersQuery, eventsOf, policies } from '../api/queries';
-import { useSeries } from '../live/useSeries';
+import { type LiveSeries, useSeries } from '../live/useSeries';
 import { bytes, count, duration, rate, rates, rateUnit, short } from '../parts/format';
 import { useTenant } from '../parts/hooks';
 import { LivePill, Page, ProblemNote, Skeleton } from '../parts/parts';
@@ -38,9 +38,19 @@ function OfPolicies() {
   const t = useTexts();
   const tenant = useTenant();
   const list = useInfiniteQuery(policies(tenant, { in_force: true }));
-  const search = route.useSearch();
+  const { policy, cluster, direction = 'egress', seconds = 300 } = route.useSearch();
+  const [paused, setPaused] = useState(false);
   const found = list.data?.pages.flatMap((page) => page.items);
-  const chosen = found?.find((each) => each.name === search.policy) ?? found?.[0];
+  const chosen = found?.find((each) => each.name === policy) ?? found?.[0];
+  // What the address names is asked for before it is known whether it is there.
+  const name = chosen?.name ?? (found ? undefined : policy);
+  const asked = name && {
+    tenant,
+    topic: 'series',
+    scope: { policy: name, direction, ...(cluster ? { cluster } : {}) },
+    fields: FIELDS,
+  };
+  const live = useSeries(asked || undefined, seconds, paused);
   if (list.isLoadingError) return <ProblemNote error={list.error} retry={() => void list.refetch()} />;
   if (found && !chosen) {
     return (
@@ -63,29 +73,44 @@ function OfPolicies() {
     );
   }
   const order = lanesOf((chosen.in_force?.document ?? {}) as PolicyDoc).map((lane) => lane.name ?? '');
-  return <Watched policy={chosen.name} names={found.map((each) => each.name)} order={order} />;
+  return (
+    <Watched
+      policy={chosen.name}
+      names={found.map((each) => each.name)}
+      order={order}
+      live={live}
+      paused={paused}
+      setPaused={setPaused}
+    />
+  );
 }
 
-function Watched({ policy, names, order }: { policy: string; names: string[]; order: string[] }) {
+interface WatchedProps {
+  policy: string;
+  names: string[];
+  order: string[];
+  live: LiveSeries;
+  paused: boolean;
+  setPaused: Dispatch<SetStateAction<boolean>>;
+}
+
+function Watched({ policy, names, order, live, paused, setPaused }: WatchedProps) {
   const t = useTexts();
   const l = t.live;
   const tenant = useTenant();
   const navigate = route.useNavigate();
   const { direction = 'egress', cluster, seconds = 300 } = route.useSearch();
-  const [paused, setPaused] = useState(false);
   const clusters = useQuery(clustersQuery(tenant));
   const events = useQuery({ ...eventsOf(tenant, `policy/${policy}`, 50), refetchInterval: 5000 });
-  const asked = {
-    tenant,
-    topic: 'series',
-    scope: { policy, direction, ...(cluster ? { cluster } : {}) },
-    fields: FIELDS,
-  };
-  const { series, standing, problem } = useSeries(asked, seconds, paused);
+  const { series, standing, problem } = live;
   useKeys(
-    useCallback((event, writing) => {
-      if (!writing && event.key === 'p' && !event.ctrlKey && !event.metaKey && !event.altKey) setPaused((now) => !now);
-    }, []),
+    useCallback(
+      (event, writing) => {
+        if (!writing && event.key === 'p' && !event.ctrlKey && !event.metaKey && !event.altKey)
+          setPaused((now) => !now);
+      },
+      [setPaused],
+    ),
   );
   const shown = useMemo(() => {
     if (!series) return undefined;

@@ -1,4 +1,3 @@
-import { Menu } from '@mantine/core';
 import { IconArrowBackUp, IconArrowForwardUp, IconDeviceFloppy, IconDots } from '@tabler/icons-react';
 import { keepPreviousData, useInfiniteQuery, useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { getRouteApi, Link } from '@tanstack/react-router';
@@ -6,6 +5,7 @@ import { useCallback, useEffect, useMemo, useState } from 'react';
 import { api, body, Problem, type Schemas } from '../api/client';
 import { figures, hits as hitsQuery, names as namesQuery, policy as policyQuery } from '../api/queries';
 import { useRole, useSettled, useTenant } from '../parts/hooks';
+import { Menu, MenuItem } from '../parts/menu';
 import { Fresh, Page, ProblemNote, ReadOnly, Skeleton } from '../parts/parts';
 import { useKeys } from '../shell/keys';
 import { useTexts } from '../text/language';
@@ -218,22 +218,23 @@ function Editor({ found }: { found: Found }) {
                 {e.review}
               </button>
             )}
-            <Menu position="bottom-end" shadow="md">
-              <Menu.Target>
-                <button type="button" className="btn plain" aria-label={t.nav.more}>
-                  <IconDots size={18} />
-                </button>
-              </Menu.Target>
-              <Menu.Dropdown>
-                <Menu.Item disabled={!found.draft} onClick={() => discard.mutate()}>
-                  {e.discard}
-                </Menu.Item>
-                {may('operator') && (
-                  <Menu.Item color="red" disabled={!found.in_force} onClick={() => setRemoving(true)}>
-                    {e.removePolicy} …
-                  </Menu.Item>
-                )}
-              </Menu.Dropdown>
+            <Menu
+              className="btn plain"
+              aria-label={t.nav.more}
+              items={
+                <>
+                  <MenuItem disabled={!found.draft} onClick={() => discard.mutate()}>
+                    {e.discard}
+                  </MenuItem>
+                  {may('operator') && (
+                    <MenuItem className="bad" disabled={!found.in_force} onClick={() => setRemoving(true)}>
+                      {e.removePolicy} …
+                    </MenuItem>
+                  )}
+                </>
+              }
+            >
+              <IconDots size={18} />
             </Menu>
           </>
         )

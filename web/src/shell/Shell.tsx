@@ -1,5 +1,5 @@
 /** What is around every page of a tenant: navigation, whose tenant it is, who one is, and the keyboard. */
-import { Menu, useComputedColorScheme, useMantineColorScheme } from '@mantine/core';
+import { useComputedColorScheme, useMantineColorScheme } from '@mantine/core';
 import {
   IconCheck,
   IconChevronDown,
@@ -18,6 +18,7 @@ import { agentsSummary, firingAlerts, tenants } from '../api/queries';
 import { endViewing, viewAsHeader, viewingAs } from '../api/viewAs';
 import { count } from '../parts/format';
 import { useRole, useTenant } from '../parts/hooks';
+import { Menu, MenuItem, MenuLink } from '../parts/menu';
 import { Logo } from '../parts/parts';
 import { LANGUAGES, type Language, useLanguage, useTexts } from '../text/language';
 import { Ended } from './Ended';
@@ -205,24 +206,16 @@ function Bottom() {
         </Link>
       ))}
       {PAGES.length > AT_BOTTOM && (
-        <Menu position="top-end" shadow="md">
-          <Menu.Target>
-            <button type="button">
-              <IconDots size={20} stroke={1.8} aria-hidden />
-              {t.nav.more}
-            </button>
-          </Menu.Target>
-          <Menu.Dropdown>
-            {PAGES.slice(AT_BOTTOM).map((page) => (
-              <Menu.Item
-                key={page.name}
-                leftSection={<page.icon size={17} />}
-                renderRoot={(props) => <Link to={page.to} params={{ tenant }} {...props} />}
-              >
-                {t.nav[page.name]}
-              </Menu.Item>
-            ))}
-          </Menu.Dropdown>
+        <Menu
+          place="top-end"
+          items={PAGES.slice(AT_BOTTOM).map((page) => (
+            <MenuLink key={page.name} to={page.to} params={{ tenant }} left={<page.icon size={17} aria-hidden />}>
+              {t.nav[page.name]}
+            </MenuLink>
+          ))}
+        >
+          <IconDots size={20} stroke={1.8} aria-hidden />
+          {t.nav.more}
         </Menu>
       )}
     </nav>
@@ -235,30 +228,30 @@ function TenantPick() {
   const found = useQuery(tenants);
   const title = found.data?.items.find((each) => each.name === tenant)?.title;
   return (
-    <Menu position="bottom-start" shadow="md" width={260}>
-      <Menu.Target>
-        <button type="button" className="pick" aria-label={`${t.top.tenant}: ${tenant}`}>
-          <i />
-          <span className="cut">{tenant}</span>
-          {title && (
-            <span className="cut wide" style={{ color: 'var(--ink3)', fontWeight: 500 }}>
-              {title}
-            </span>
-          )}
-          <IconChevronDown size={14} aria-hidden style={{ flex: 'none' }} />
-        </button>
-      </Menu.Target>
-      <Menu.Dropdown>
-        {(found.data?.items ?? []).map((each) => (
-          <Menu.Item
-            key={each.name}
-            renderRoot={(props) => <Link to="/t/$tenant" params={{ tenant: each.name }} {...props} />}
-            rightSection={each.name === tenant ? <IconCheck size={15} /> : undefined}
-          >
-            <b>{each.name}</b> <span className="sub">{each.title}</span>
-          </Menu.Item>
-        ))}
-      </Menu.Dropdown>
+    <Menu
+      className="pick"
+      aria-label={`${t.top.tenant}: ${tenant}`}
+      place="bottom-start"
+      width={260}
+      items={(found.data?.items ?? []).map((each) => (
+        <MenuLink
+          key={each.name}
+          to="/t/$tenant"
+          params={{ tenant: each.name }}
+          right={each.name === tenant ? <IconCheck size={15} /> : undefined}
+        >
+          <b>{each.name}</b> <span className="sub">{each.title}</span>
+        </MenuLink>
+      ))}
+    >
+      <i />
+      <span className="cut">{tenant}</span>
+      {title && (
+        <span className="cut wide" style={{ color: 'var(--ink3)', fontWeight: 500 }}>
+          {title}
+        </span>
+      )}
+      <IconChevronDown size={14} aria-hidden style={{ flex: 'none' }} />
     </Menu>
   );
 }
@@ -277,33 +270,42 @@ function Account() {
   const { t, language, speak } = useLanguage();
   const { author } = useRole();
   return (
-    <Menu position="bottom-end" shadow="md" width={260}>
-      <Menu.Target>
-        <button type="button" className="avatar" title={t.top.account(author)}>
-          {initials(author)}
-          <span className="hidden">{t.top.account(author)}</span>
-        </button>
-      </Menu.Target>
-      <Menu.Dropdown>
-        <Menu.Label>
+    <Menu
+      className="avatar"
+      title={t.top.account(author)}
+      width={260}
+      about={
+        <p className="sub">
           {t.top.signedInAs} <span className="mono">{author}</span>
-        </Menu.Label>
-        <Menu.Label>{t.top.language}</Menu.Label>
-        {(Object.keys(LANGUAGES) as Language[]).map((each) => (
-          <Menu.Item
-            key={each}
-            lang={each}
-            onClick={() => speak(each)}
-            rightSection={each === language ? <IconCheck size={15} /> : undefined}
-          >
-            {LANGUAGES[each]}
-          </Menu.Item>
-        ))}
-        <Menu.Divider />
-        <Menu.Item leftSection={<IconLogout size={16} />} onClick={() => void signOut()}>
-          {t.top.signOut}
-        </Menu.Item>
-      </Menu.Dropdown>
+        </p>
+      }
+      items={
+        <>
+          <div role="group" aria-label={t.top.language}>
+            <p className="sub" role="presentation" aria-hidden="true">
+              {t.top.language}
+            </p>
+            {(Object.keys(LANGUAGES) as Language[]).map((each) => (
+              <MenuItem
+                key={each}
+                lang={each}
+                chosen={each === language}
+                onClick={() => speak(each)}
+                right={each === language ? <IconCheck size={15} /> : undefined}
+              >
+                {LANGUAGES[each]}
+              </MenuItem>
+            ))}
+          </div>
+          <hr />
+          <MenuItem left={<IconLogout size={16} />} onClick={() => void signOut()}>
+            {t.top.signOut}
+          </MenuItem>
+        </>
+      }
+    >
+      {initials(author)}
+      <span className="hidden">{t.top.account(author)}</span>
     </Menu>
   );
 }

@@ -7,12 +7,25 @@ import { rateUnit, short } from '../../parts/format';
 
 /** Pixels that the words of a marker need. */
 const NEAR = 96;
+/** How far from the screen a box may be whose chart is drawn. */
+const NEARLY = '300px';
 const FONT = "11px 'Inter Variable'";
 
-const css = (name: string) =>
-  getComputedStyle(document.documentElement)
-    .getPropertyValue(name.startsWith('var(') ? name.slice(4, -1) : name)
-    .trim();
+/** Colours that were read, by theme and name: to read one has the browser work out all styles that have changed. */
+const read = new Map<string, string>();
+
+function css(name: string): string {
+  const root = document.documentElement;
+  const key = `${root.dataset.mantineColorScheme} ${name}`;
+  let found = read.get(key);
+  if (found === undefined) {
+    found = getComputedStyle(root)
+      .getPropertyValue(name.startsWith('var(') ? name.slice(4, -1) : name)
+      .trim();
+    read.set(key, found);
+  }
+  return found;
+}
 
 function axis(more: Partial<uPlot.Axis>): uPlot.Axis {
   return {
@@ -27,9 +40,11 @@ function axis(more: Partial<uPlot.Axis>): uPlot.Axis {
 const clock = (_: uPlot, values: number[]) =>
   values.map((value) => new Date(value * 1000).toLocaleTimeString('en-GB').slice(0, 8));
 
+/** A chart in a box, which is made and drawn while the box is on the screen, or nearly. */
 function useChart(build: (width: number) => uPlot.Options, data: uPlot.AlignedData, height: number, shape: string) {
   const box = useRef<HTMLDivElement>(null);
   const chart = useRef<uPlot | undefined>(undefined);
+  const near = useRef(false);
   const scheme = useComputedColorScheme('light', { getInitialValueInEffect: false });
   const latest = useRef(data);
   latest.current = data;
@@ -39,17 +54,34 @@ function useChart(build: (width: number) => uPlot.Options, data: uPlot.AlignedDa
   useLayoutEffect(() => {
     const element = box.current;
     if (!element) return;
-    const made = new uPlot(make.current(element.clientWidth), latest.current, element);
-    chart.current = made;
-    const resized = new ResizeObserver(() => made.setSize({ width: element.clientWidth, height }));
+    // What it is told has been worked out: to ask an element for its width would do so for each chart.
+    const seen = new IntersectionObserver(
+      (entries) => {
+        const { isIntersecting, boundingClientRect } = entries.at(-1) as IntersectionObserverEntry;
+        near.current = isIntersecting;
+        if (!isIntersecting) return;
+        if (chart.current) chart.current.setData(latest.current);
+        else chart.current = new uPlot(make.current(boundingClientRect.width), latest.current, element);
+      },
+      { rootMargin: NEARLY },
+    );
+    seen.observe(element);
+    const resized = new ResizeObserver(([entry]) => {
+      const made = chart.current;
+      const width = entry?.contentRect.width;
+      if (made && width && width !== made.width) made.setSize({ width, height });
+    });
     resized.observe(element);
     return () => {
+      seen.disconnect();
       resized.disconnect();
-      made.destroy();
+      chart.current?.destroy();
       chart.current = undefined;
     };
   }, [scheme, shape, height]);
-  useEffect(() => chart.current?.setData(data), [data]);
+  useEffect(() => {
+    if (near.current) chart.current?.setData(data);
+  }, [data]);
   return box;
 }
 
