@@ -8,6 +8,7 @@ const PAGES = {
   live: 'Live',
   policies: 'Policies',
   'policies/*': 'Policy',
+  names: 'Names',
   rollouts: 'Rollouts',
   'rollouts/*': 'Rollout',
   alerts: 'Alerts',

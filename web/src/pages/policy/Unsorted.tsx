@@ -1,8 +1,8 @@
 /** Names that are in no lane of the draft, to be put into one: by its menu, or drawn there. */
 import { useDraggable } from '@dnd-kit/core';
-import { Menu } from '@mantine/core';
 import { IconChevronDown, IconGripVertical } from '@tabler/icons-react';
 import { useState } from 'react';
+import { Menu, MenuItem } from '../../parts/menu';
 import { useTexts } from '../../text/language';
 import { type Lane, lanesOf, type PolicyDoc } from './model';
 import { few, nameId, type SeenName, unsorted } from './names';
@@ -82,21 +82,23 @@ function Row({
         {seen.decided === 'default' ? n.noLane : n.byPort(seen.lane)}
       </span>
       {!readOnly && (
-        <Menu position="bottom-end" shadow="md">
-          <Menu.Target>
-            <button type="button" className="btn small" data-row aria-label={n.putOf(seen.name)}>
-              {n.put}
-              <IconChevronDown size={13} aria-hidden />
-            </button>
-          </Menu.Target>
-          <Menu.Dropdown>
-            {lanes.map((lane, at) => (
-              <Menu.Item key={lane.name ?? at} onClick={() => put(seen, at)}>
-                {lane.name}
-              </Menu.Item>
-            ))}
-            <Menu.Item onClick={() => put(seen, lanes.length)}>{n.newLane}</Menu.Item>
-          </Menu.Dropdown>
+        <Menu
+          className="btn small"
+          data-row
+          aria-label={n.putOf(seen.name)}
+          items={
+            <>
+              {lanes.map((lane, at) => (
+                <MenuItem key={lane.name ?? at} onClick={() => put(seen, at)}>
+                  {lane.name}
+                </MenuItem>
+              ))}
+              <MenuItem onClick={() => put(seen, lanes.length)}>{n.newLane}</MenuItem>
+            </>
+          }
+        >
+          {n.put}
+          <IconChevronDown size={13} aria-hidden />
         </Menu>
       )}
     </div>
