@@ -151,7 +151,8 @@ class TurnOrder(Generic[_T]):
 
     def _forget(self) -> None:
         """Those who have not proven themselves; if that does not help, all who do not wait."""
-        for keep in (lambda each: each.listed or each.proven, lambda each: each.listed):
-            self._clients = {name: each for name, each in self._clients.items() if keep(each)}
-            if len(self._clients) < _CLIENTS:
+        for proven_too in (True, False):
+            kept = {n: each for n, each in self._clients.items() if each.listed or (proven_too and each.proven)}
+            self._clients = kept
+            if len(kept) < _CLIENTS:
                 return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import defaultdict
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +23,7 @@ class World:
         self.order: TurnOrder[str] = TurnOrder()
         self.costs: dict[str, float] = {}
         self.good: dict[str, float] = {}
-        self.had: Counter[str] = Counter()
+        self.had: defaultdict[str, float] = defaultdict(float)
 
     def enter(self, name: str, cost: float, good: float = 0.0, credit: float = 0.0) -> None:
         self.costs[name], self.good[name] = cost, good
