@@ -20,7 +20,7 @@ from daemon.http import Handler, HttpRequest, HttpResponse, Refuse, RequestError
 from daemon.http_connection import HttpConnection, HttpLimits, Shared, Stream
 from daemon.http_handshakes import Handshakes
 from daemon.log import Logger
-from daemon.turns import Turns, TurnStream
+from daemon.turns import LoopTurns, TurnStream
 
 ALPN: Final = ("http/1.1",)
 """ALPN protocols of a server with TLS (RFC 7301)."""
@@ -52,13 +52,13 @@ class HttpServer:
         *,
         refuse: Refuse = HttpResponse.text,
         tls: Callable[[], ssl.SSLContext] | None = None,
-        turns: Turns | None = None,
+        turns: LoopTurns | None = None,
     ) -> None:
         self._handlers = handlers
         self._limits = limits
         self._refuse = refuse
         self._tls = tls
-        self._turns = turns or Turns()
+        self._turns = turns or LoopTurns()
         self._shared = Shared(limits, self._respond, refuse, tls)
         self._open: dict[trio.CancelScope, _Client] = {}
         """Connections, by their cancel scope."""

@@ -28,12 +28,12 @@ for a connection takes the first that is free, and that it may be."""
 class TurnShare:
     """A connection's share in the turns of its client."""
 
-    turns: Turns
+    turns: LoopTurns
     client: TurnClient
     spent: float = 0.0
     """Seconds of the processor of which it is not known yet what will come of them."""
     had: int = 0
-    """Turns that it has had."""
+    """LoopTurns that it has had."""
     delay: float = 0.0
 
     async def turn(self) -> None:
@@ -68,7 +68,7 @@ class TurnShare:
 _share: ContextVar[TurnShare | None] = ContextVar("_share", default=None)
 
 
-class Turns:
+class LoopTurns:
     """Of one server. :meth:`run` must be running. ``waited`` is told for each turn whether its client had proven
     itself, and how many seconds it waited."""
 
@@ -122,7 +122,7 @@ class Turns:
 class _Meter(trio.abc.Instrument):
     """Charges what tasks do to their shares."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: LoopTurns) -> None:
         self._turns = turns
         self._began = 0.0
 

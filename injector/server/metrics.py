@@ -24,7 +24,7 @@ class InjectorMetrics:
         self.old_kubelets: int | None = None
         """Nodes whose kubelet has no native sidecars; None: not known."""
         self.longest_step: Callable[[], float] = lambda: 0.0
-        """See :class:`daemon.turns.Turns`."""
+        """See :class:`daemon.turns.LoopTurns`."""
         self._waits: dict[bool, ObservedHistogram] = {}
         self._reviews: Tally[tuple[str, str]] = Tally()
         self._seconds: dict[str, ObservedHistogram] = {}

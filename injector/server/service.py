@@ -24,7 +24,7 @@ from daemon.kubernetes.errors import ApiError
 from daemon.kubernetes.policy_watch import PolicyWatch
 from daemon.log import Logger
 from daemon.malloc import unmap_large_blocks
-from daemon.turns import Turns
+from daemon.turns import LoopTurns
 from injector.pod.admission import mutate, validate, validate_for_agent, validate_for_agent_by_default
 from injector.pod.happenings import mutated, validated
 from injector.pod.policies import validate_policy
@@ -111,7 +111,7 @@ class Injector:
             listeners = await open_listeners(settings.address, settings.port, "port")
             port = listeners[0].socket.getsockname()[1]
             limits = webhook_limits(settings.deadline.seconds)
-            turns = Turns(self._metrics.waited)
+            turns = LoopTurns(self._metrics.waited)
             self._metrics.longest_step = lambda: turns.longest
             server = HttpServer(self._handlers(), limits, refuse=failure, tls=lambda: self._tls.context, turns=turns)
             with trio.CancelScope(shield=True):  # from here on shutdown is graceful

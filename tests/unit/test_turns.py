@@ -1,4 +1,4 @@
-"""Turns of the event loop: one in each pass, in order, and charged to whom they are for."""
+"""LoopTurns of the event loop: one in each pass, in order, and charged to whom they are for."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import trio
 import trio.testing
 
-from daemon.turns import Turns
+from daemon.turns import LoopTurns
 
 CROWD = 50
 
 
 @asynccontextmanager
-async def giving(turns: Turns) -> AsyncIterator[trio.Nursery]:
+async def giving(turns: LoopTurns) -> AsyncIterator[trio.Nursery]:
     async with trio.open_nursery() as keepers:
         keepers.start_soon(turns.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -34,7 +34,7 @@ def burn(seconds: float) -> None:
 
 @pytest.mark.trio
 async def test_who_comes_first_does_not_wait_behind_a_crowd() -> None:
-    turns, had = Turns(), list[str]()
+    turns, had = LoopTurns(), list[str]()
 
     async def ask(client: str) -> None:
         share = turns.share(client)
@@ -56,7 +56,7 @@ async def test_who_comes_first_does_not_wait_behind_a_crowd() -> None:
 
 @pytest.mark.trio
 async def test_what_a_task_and_its_children_do_is_charged_to_their_share() -> None:
-    turns = Turns()
+    turns = LoopTurns()
     spent: dict[str, float] = {}
 
     async def work(client: str, seconds: float) -> None:
@@ -87,7 +87,7 @@ async def test_what_a_task_and_its_children_do_is_charged_to_their_share() -> No
 
 @pytest.mark.trio
 async def test_who_leaves_has_no_turn_and_nobody_waits_for_it() -> None:
-    turns, waits = Turns(waited=lambda proven, seconds: waits.append((proven, seconds))), list[tuple[bool, float]]()
+    turns, waits = LoopTurns(waited=lambda proven, seconds: waits.append((proven, seconds))), list[tuple[bool, float]]()
     had: list[int] = []
 
     async def ask(number: int, scope: trio.CancelScope) -> None:
@@ -109,9 +109,9 @@ async def test_who_leaves_has_no_turn_and_nobody_waits_for_it() -> None:
 
 @pytest.mark.trio
 async def test_two_servers_charge_their_own() -> None:
-    one, other = Turns(), Turns()
+    one, other = LoopTurns(), LoopTurns()
 
-    async def work(turns: Turns, seconds: float) -> None:
+    async def work(turns: LoopTurns, seconds: float) -> None:
         share = turns.share("a")
         burn(seconds)
         await trio.lowlevel.checkpoint()
