@@ -11,6 +11,14 @@ import trio
 
 from daemon.turn_order import TurnClient
 
+_A_SECOND: Final = 50.0
+"""Of an address that begin in the long run. A client that finds no connection idle opens one, and whoever is late
+opens many: without this handshakes would take all the processor that is idle, on both sides, and make it later still.
+Clients that keep their connections, as API servers do, seldom need any ..."""
+_AT_ONCE: Final = 200
+"""... but many at once after a pause."""
+_ADDRESSES: Final = 10_000
+"""Of which that is remembered, before those that had a pause are forgotten."""
 _STUCK: Final = 5.0
 """Seconds after which a handshake has to make room for others of its address. Clients that are there answer within some
 milliseconds, and within a second where everybody is busy."""
@@ -42,15 +50,19 @@ class Handshakes:
         self._most = most
         self._per_address = per_address
         self._addresses: dict[str, _Address] = {}
+        self._next: dict[str, float] = {}
+        """By address: when its next handshake may begin, if there had been no pause before."""
 
     @asynccontextmanager
     async def place(self, address: str, client: TurnClient, scope: trio.CancelScope) -> AsyncIterator[None]:
-        """A place for the block, which ``scope`` cancels.
+        """A place for the block, which ``scope`` cancels. Raises trio.TooSlowError at once if there will be none before
+        its deadline; then later ones do not wait for it.
 
         Others of the address are waited for; its oldest one fails if it is stuck. If there are too many of all
         addresses, the oldest one fails of the address that has the most, among those that have not proven themselves
         if there are any.
         """
+        await trio.sleep_until(self._may_begin(address, scope.deadline))
         if address not in self._addresses:
             self._addresses[address] = _Address(client, trio.Semaphore(self._per_address))
         own = self._addresses[address]
@@ -70,6 +82,17 @@ class Handshakes:
             own.users -= 1
             if not own.users:
                 del self._addresses[address]
+
+    def _may_begin(self, address: str, deadline: float) -> float:
+        """When the next handshake of an address may begin (a time of trio's clock)."""
+        rested = trio.current_time() - _AT_ONCE / _A_SECOND
+        if len(self._next) > _ADDRESSES:
+            self._next = {each: begins for each, begins in self._next.items() if begins > rested}
+        begins = max(self._next.get(address, rested), rested) + 1 / _A_SECOND
+        if begins > deadline:
+            raise trio.TooSlowError(f"{address} began too many")
+        self._next[address] = begins
+        return begins
 
     async def _wait(self, own: _Address) -> None:
         while own.begun:

@@ -19,7 +19,7 @@ import trio
 
 from daemon.turn_order import TurnClient, TurnOrder
 
-_LATER: Final = 0.1
+_LATER: Final = 1.0
 """Seconds in which what comes on a connection that is there may go before the handshakes of further ones: whoever waits
 for a connection takes the first that is free, and that it may be."""
 
@@ -33,7 +33,7 @@ class TurnShare:
     spent: float = 0.0
     """Seconds of the processor of which it is not known yet what will come of them."""
     had: int = 0
-    """LoopTurns that it has had."""
+    """Turns that it has had."""
     delay: float = 0.0
 
     async def turn(self) -> None:

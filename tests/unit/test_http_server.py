@@ -417,6 +417,33 @@ async def test_handshakes_of_an_address_wait_for_each_other_and_others_do_not_wa
 
 
 @pytest.mark.trio
+async def test_an_address_begins_so_many_handshakes_and_others_do_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("daemon.http_handshakes._AT_ONCE", 2)
+    monkeypatch.setattr("daemon.http_handshakes._A_SECOND", 0.01)
+    async with serving(ok, tls=True) as (_, port):
+        kept = [await connect(port, tls=True, source="127.0.0.2") for _ in range(2)]
+        for _ in range(2):
+            with pytest.raises(trio.BrokenResourceError):  # at once: its turn would come after the time limit
+                await connect(port, tls=True, source="127.0.0.2")
+        kept.append(await connect(port, tls=True, source="127.0.0.3"))
+        for each in kept:
+            await trio.aclose_forcefully(each)
+
+
+@pytest.mark.trio
+async def test_handshakes_of_an_address_that_come_too_fast_wait_for_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("daemon.http_handshakes._AT_ONCE", 1)
+    monkeypatch.setattr("daemon.http_handshakes._A_SECOND", 20.0)
+    async with serving(ok, tls=True) as (_, port):
+        for each in [await connect(port, tls=True) for _ in range(4)]:
+            await trio.aclose_forcefully(each)
+
+
+@pytest.mark.trio
 async def test_a_handshake_that_is_stuck_ends_for_the_next_of_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.http_handshakes._STUCK", SHORT)
     async with serving(ok, replace(LIMITS, handshakes_per_peer=1), tls=True) as (_, port):

@@ -1,4 +1,4 @@
-"""LoopTurns of the event loop: one in each pass, in order, and charged to whom they are for."""
+"""Turns of the event loop: one in each pass, in order, and charged to whom they are for."""
 
 from __future__ import annotations
 
