@@ -26,6 +26,8 @@ from webserver import start_nginx
 
 from benchmarks.candidates.envoy import envoy_binary
 
+pytestmark = pytest.mark.timeout(300)
+
 FILTERS = "envoyfilters.networking.istio.io"
 WEB = {"podSelector": {"matchLabels": {"app": "web"}}, "mesh": "envoyfilter"}
 BODY = b"x" * 200_000
@@ -62,11 +64,11 @@ def owned(kubectl: Kubectl, name: str = "podlane-web") -> dict[str, Any] | None:
 
 
 def until_owned(kubectl: Kubectl, name: str = "podlane-web") -> dict[str, Any]:
-    found: dict[str, Any] = until(f"the EnvoyFilter {name}", lambda: owned(kubectl, name))
+    found: dict[str, Any] = until(f"the EnvoyFilter {name}", lambda: owned(kubectl, name), patience=60)
     return found
 
 
-def until_gone(kubectl: Kubectl, name: str = "podlane-web", patience: float = 30) -> None:
+def until_gone(kubectl: Kubectl, name: str = "podlane-web", patience: float = 60) -> None:
     until(f"the end of the EnvoyFilter {name}", lambda: owned(kubectl, name) is None, patience=patience)
 
 
@@ -179,7 +181,6 @@ def test_somebody_elses_object_of_that_name_is_left_alone(kubectl: Kubectl, oper
     assert kubectl.get(FILTERS, "podlane-web")["spec"] == {"priority": 3}
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.usefixtures("istio")
 def test_a_policy_of_the_cluster_owns_one_in_each_namespace_and_all_go_with_it(
     cluster: Cluster, kubectl: Kubectl, operator: Start
