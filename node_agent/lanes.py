@@ -161,6 +161,12 @@ class WorkloadLanes:
         self._stirred.set()
 
     @property
+    def marked_by(self) -> MeshProxy | None:
+        """The mesh's proxy whose marks count for its connections, while lanes are in force."""
+        counts = self._in_force is not None and self._in_force.mesh_marks
+        return self._mesh if counts and self._mesh is not None and self._mesh.group is not None else None
+
+    @property
     def ended(self) -> bool:
         """Whether :meth:`end` was called."""
         return self._ended

@@ -10,7 +10,7 @@ def workload_status(lanes: WorkloadLanes) -> WorkloadStatus:
     """Its entry in the document of ``/workloads``."""
     wanted, plane = lanes.workload, lanes.plane
     status = None if plane is None else plane.status()
-    place = wanted.network_namespace
+    place, proxy = wanted.network_namespace, lanes.marked_by
     return WorkloadStatus(
         name=wanted.name,
         state=lanes.state.value,
@@ -27,4 +27,5 @@ def workload_status(lanes: WorkloadLanes) -> WorkloadStatus:
         cluster_policy=None if wanted.policy is None else str(wanted.policy),
         enforce=None if lanes.in_force_in is None else lanes.place.end.value,
         enforce_reason=(lanes.place.reason or None) if lanes.in_force_in is not None else None,
+        marked_by=None if proxy is None else f"{proxy.title} ({proxy.sign})",
     )

@@ -41,6 +41,8 @@ class WorkloadStatus:
     """Which end of its link holds it: pod or host. Left out while its lanes are not in force."""
     enforce_reason: str | None = None
     """Why that is not the node's end, where that is wanted. Left out without a reason."""
+    marked_by: str | None = None
+    """The mesh's proxy whose marks say the class of its connections, as in Istio (gid 1337). Left out: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,6 +128,8 @@ def _asked(port: int, said: Explained) -> Explained:
         said = replace(said, notes=(*said.notes, "It is held at the node's end of its link."))
     elif workload.enforce_reason:
         said = replace(said, notes=(*said.notes, f"It is held at its own end. {workload.enforce_reason}"))
+    if workload.marked_by:
+        said = replace(said, notes=(*said.notes, f"{workload.marked_by} marks its connections by class (spec.mesh)."))
     if workload.lost:
         said = replace(said, notes=(*said.notes, f"Missing, and put back at once: {', '.join(workload.lost)}."))
     if workload.state != _PROGRAMMED:

@@ -277,6 +277,7 @@ def test_requests_of_one_connection_are_in_the_classes_that_envoy_marks(
         "what is marked is not read"
     )
     assert agent.classes(pod.workload)["api"]["id"] == 1
+    assert agent.workload(pod.workload)["marked_by"] == "Istio (gid 1337)"
 
     kubectl("patch", "tpol", "web", "--type=merge", "-p", '{"spec": {"mesh": null}}')
     until_gone(kubectl)
