@@ -30,11 +30,11 @@ class Judgement(NamedTuple):
 
 
 class SeenCount(NamedTuple):
-    """``count``: at least so many connections had it."""
+    """At least so many ``connections`` had it."""
 
     seen: NameSeen
     judged: Judgement
-    count: int
+    connections: int
 
 
 class _Place:
@@ -77,7 +77,7 @@ class NameSketch:
     def take(self, most: int) -> list[SeenCount]:
         """Those that were seen most, which are forgotten here."""
         found = [SeenCount(seen, each.judged, each.count - each.error) for seen, each in self._places.items()]
-        found.sort(key=lambda each: -each.count)
+        found.sort(key=lambda each: -each.connections)
         for each in found[:most]:
             del self._places[each.seen]
         return found[:most]

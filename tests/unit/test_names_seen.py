@@ -46,8 +46,8 @@ def test_what_is_seen_often_stays_whatever_else_comes() -> None:
         sketch.add(seen("often.example"), BY_NONE, 2)
     assert len(sketch) == 8
     [first, *others] = sketch.take(8)
-    assert (first.seen.name, first.count) == ("often.example", 2000)
-    assert all(each.count == 1 for each in others), "at least so many, and no more is known"
+    assert (first.seen.name, first.connections) == ("often.example", 2000)
+    assert all(each.connections == 1 for each in others), "at least so many, and no more is known"
     assert len(sketch) == 0
 
 
@@ -68,7 +68,7 @@ def test_a_name_is_where_it_was_put_last() -> None:
     names.see(seen("api.example.com"), BY_NONE, 5)
     names.see(seen("api.example.com"), BY_NAME)
     [told] = names.take_names(10)
-    assert (told.judged, told.count) == (BY_NAME, 6)
+    assert (told.judged, told.connections) == (BY_NAME, 6)
 
 
 def workload(name: str, counters: FlowCounters, policy: str = "web") -> SimpleNamespace:
