@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 from hpack import Decoder, HPACKError, OversizedHeaderListError
@@ -13,13 +14,30 @@ MAX_FIELDS: Final = 8 << 10
 MAX_BLOCK: Final = MAX_FRAME
 """Bytes of fields as they are sent, in all frames."""
 
+_SHORT: Final = 512
+"""Bytes of blocks that are remembered."""
+
 Fields = list[tuple[bytes, bytes]]
 
 
-class FieldBlocks:
-    """Those of one connection, one after the other. Later ones refer to earlier ones."""
+@lru_cache(maxsize=256)
+def _first_fields(block: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Of a block that is the first of its connection: it depends on nothing before. Raises HPACKError."""
+    return _decoded(Decoder(MAX_FIELDS), block)
 
-    __slots__ = ("_block", "_decoder", "ends_stream", "number")
+
+def _decoded(decoder: Decoder, block: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple((bytes(name), bytes(value)) for name, value in decoder.decode(block, raw=True))
+
+
+class FieldBlocks:
+    """Those of one connection, one after the other. Later ones refer to earlier ones.
+
+    Agents begin all alike, and most send one block: it is decoded once for all, and a connection has no decoder before
+    its second.
+    """
+
+    __slots__ = ("_block", "_decoder", "_first", "ends_stream", "number")
 
     def __init__(self) -> None:
         self.number = 0
@@ -27,7 +45,9 @@ class FieldBlocks:
         self.ends_stream = False
         """Whether that block is the end of its request."""
         self._block = b""
-        self._decoder = Decoder(MAX_FIELDS)
+        self._first: bytes | None = None
+        """The block that a decoder would have to know, while there is none."""
+        self._decoder: Decoder | None = None
 
     @property
     def size(self) -> int:
@@ -53,7 +73,15 @@ class FieldBlocks:
         self.number = 0
         block, self._block = self._block, b""
         try:
-            return [(bytes(name), bytes(value)) for name, value in self._decoder.decode(block, raw=True)]
+            if self._decoder is None and self._first is None and len(block) <= _SHORT:
+                self._first = block
+                return list(_first_fields(block))
+            if self._decoder is None:
+                self._decoder = Decoder(MAX_FIELDS)
+                if self._first is not None:
+                    _decoded(self._decoder, self._first)
+                    self._first = None
+            return list(_decoded(self._decoder, block))
         except OversizedHeaderListError:
             raise Http2Error(ErrorCode.ENHANCE_YOUR_CALM, "there are too many fields") from None
         except HPACKError:

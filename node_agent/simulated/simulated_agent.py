@@ -108,7 +108,7 @@ class SimulatedAgent:
         for each in (self._secure, self._socket):
             if each is not None:
                 each.close()
-        self._secure = self._socket = self._call = self._tls = None
+        self._secure = self._socket = self._call = None
         self._out.clear()
         self.fd, self.events, self.talking, self.shaking = -1, 0, False, False
 
@@ -117,7 +117,8 @@ class SimulatedAgent:
         if code := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise OSError(code, errno.errorcode.get(code, "connect"))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._tls = self.credentials.tls()
+        # It is kept (25 KiB): to make one takes longer than a handshake, which a real agent does on its own machine.
+        self._tls = self._tls or self.credentials.tls()
         self._secure = self._tls.wrap_socket(self._socket, server_hostname=SERVER_NAME, do_handshake_on_connect=False)
         self._socket = None
 

@@ -12,12 +12,14 @@ import h2.events
 import hpack
 import pytest
 from h2.errors import ErrorCodes
+from hpack import Encoder
 from hyperframe import frame as hyper
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from control_plane.gateway.field_blocks import FieldBlocks
 from control_plane.gateway.fields import EMPTY_TABLE, encode_fields
-from control_plane.gateway.frames import DEFAULT_WINDOW, PREFACE, ErrorCode, make_frame
+from control_plane.gateway.frames import DEFAULT_WINDOW, PREFACE, ErrorCode, Http2Error, make_frame
 from control_plane.gateway.http2 import MAX_CHARGE, MAX_STREAMS, MAX_UNSENT_CONTROL, Http2Connection
 from control_plane.gateway.streams import BodyReceived, Http2Event, Http2Stream, RequestBegun, RequestReset
 
@@ -497,3 +499,21 @@ def test_there_are_few_streams_at_once() -> None:
     assert (refused.stream_id, refused.error_code) == (2 * MAX_STREAMS + 1, ErrorCode.REFUSED_STREAM)
     connection.answer(events[0].stream, ANSWER, last=True)
     assert len(connection.receive(head(99))) == 1
+
+
+def test_later_blocks_refer_to_a_first_one_that_was_decoded_for_another_connection() -> None:
+    requests = [[(b"a", b"1" * size), (b"b", b"2")] for size in (9, 9, 3)]
+    for long in (b"", b"x" * 600):  # which is remembered, and which is not
+        for _ in range(3):
+            encoder, blocks = Encoder(), FieldBlocks()
+            for fields in requests:
+                told = [*fields, (b"c", long)]
+                block = encoder.encode(told, huffman=False)
+                blocks.begin(1, block, ends_stream=False)
+                assert blocks.finish() == told
+    blocks = FieldBlocks()
+    blocks.begin(1, Encoder().encode([(b"a", b"1" * 9), (b"b", b"2"), (b"c", b"")], huffman=False), ends_stream=False)
+    blocks.finish()
+    blocks.begin(3, b"\xff\xff\xff", ends_stream=False)
+    with pytest.raises(Http2Error):
+        blocks.finish()
