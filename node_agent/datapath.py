@@ -14,7 +14,7 @@ from datapath.mesh.check import beyond_mesh
 from datapath.mesh.types import MeshProxy
 from node_agent.workload import WantedLanes
 from traffic_policy.policy import TrafficPolicy
-from traffic_policy.scope import beyond_ebpf, reads_quic_of_clients
+from traffic_policy.scope import beyond_ebpf
 from traffic_policy.settings import AgentDatapath, Datapath
 
 _ASKED: Final = {
@@ -50,11 +50,6 @@ def choose(
     if asked is Datapath.STEP_ASIDE:
         return ChosenDatapath(Datapath.STEP_ASIDE)
     reason = obstacle or node.obstacle or _beyond_programs(lanes.policy, mesh, at_node=at_node)
-    if not reason and asked is None and reads_quic_of_clients(lanes.policy):
-        reason = (
-            "Names in QUIC that clients open are read by stepping aside alone. If it may go by its port, write "
-            "protocol: tcp in the matches by sni and alpn for direction: inbound, or podlane.io/datapath: ebpf."
-        )
     return ChosenDatapath(Datapath.STEP_ASIDE if reason else Datapath.EBPF, reason)
 
 

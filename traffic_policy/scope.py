@@ -110,18 +110,18 @@ def beyond_ebpf(policy: TrafficPolicy, *, at_node: bool = False) -> list[Problem
         said = "With datapath: ebpf names do not decide about what arrives."
         problems.append(Problem("ingress", said, _RELAY_REMEDY))
     problems += (
-        Problem(f"{path}.direction", "With datapath: ebpf answers to clients are told apart with TCP alone.", remedy)
+        Problem(
+            f"{path}.direction",
+            "With datapath: ebpf answers to clients are told apart with TCP alone, and by names in QUIC.",
+            remedy,
+        )
         for path, match in _matches(policy)
         if match.direction is not Bound.OUTBOUND
         and match.protocol
         and not match.accepts_protocol(TransportProtocol.TCP)
+        and not match.quic_ports
     )
     return problems
-
-
-def reads_quic_of_clients(policy: TrafficPolicy) -> bool:
-    """Whether names decide in QUIC that clients open, where programs in the kernel read none: it goes by its port."""
-    return policy.quic is Quic.CLASSIFY and any(match.quic_ports for _, match in policy.rules(Bound.INBOUND))
 
 
 def beyond(policy: TrafficPolicy, datapath: Datapath | str | None) -> list[Problem]:

@@ -95,7 +95,7 @@ class Lane:
         :class:`ConfigError`, :class:`InterfaceNotFoundError`.
         """
         hook, link_header = self._hook(), self._link_header()
-        self._listens = table.captures(Bound.INBOUND) or bool(received)
+        self._listens = table.captures(Bound.INBOUND) or table.hears_quic or bool(received)
         # While it is there no other namespace has the number, nor another one when the next process asks.
         self._number = self._link.lane if self._link is not None else here()[1] & 0xFFFFFFFF
         generation = 1 + secrets.randbelow(2**32 - 1)

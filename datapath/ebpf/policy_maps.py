@@ -35,7 +35,7 @@ _SETTINGS: Final = struct.Struct("=IIIIII4Q4Qi20x")
 SETTINGS_BYTES: Final = _SETTINGS.size
 """Of ``struct settings``."""
 _WORD: Final = (1 << 64) - 1
-_BLOCKS_QUIC, _TELLS_DESTINATIONS, _TELLS_SOURCES, _AT_NODE = 1, 2, 4, 8
+_BLOCKS_QUIC, _TELLS_DESTINATIONS, _TELLS_SOURCES, _AT_NODE, _HEARS_QUIC = 1, 2, 4, 8, 16
 """As in policy.h."""
 _OWN_SOCKETS: Final = -1
 """BPF_F_CURRENT_NETNS: those of the interface's own network namespace."""
@@ -49,6 +49,7 @@ _KINDS: Final[Sequence[tuple[TransportProtocol | None, Bound]]] = (
     (TransportProtocol.ICMP, Bound.OUTBOUND),
     (None, Bound.OUTBOUND),
     (TransportProtocol.TCP, Bound.INBOUND),
+    (TransportProtocol.UDP, Bound.INBOUND),
 )
 """``KIND_*`` of ``programs/types.h``."""
 _PORTS: Final = 1 << 16
@@ -131,7 +132,7 @@ def compile_table(
     sockets: int | None = None,
     received: Iterable[int] = (),
 ) -> PolicyMaps:
-    """The maps for connections in both directions, inbound ones of TCP alone.
+    """The maps for connections in both directions, inbound ones of TCP, and of QUIC where names decide.
 
     ``link_header`` is the size of the interface's link-layer header, ``lane`` the number that says in the ring of
     whom a record is. ``sockets``: the programs are at the node's end of a link, and the Pod's network namespace has
@@ -176,6 +177,7 @@ def compile_table(
         | _TELLS_DESTINATIONS * (set(compiled["destinations"].values()) != {_number(_ALL_MATCHES)})
         | _TELLS_SOURCES * (set(compiled["sources"].values()) != {_number(_ALL_MATCHES)})
         | _AT_NODE * (sockets is not None)
+        | _HEARS_QUIC * table.hears_quic
     )
     settings = _SETTINGS.pack(
         *(generation, keys.first, keys.second, link_header, lane, flags),

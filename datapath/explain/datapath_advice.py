@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from traffic_policy.policy import DEFAULT_CLASS, TrafficPolicy
-from traffic_policy.scope import beyond_ebpf, beyond_step_aside, needs_names, reads_quic_of_clients
+from traffic_policy.scope import beyond_ebpf, beyond_step_aside, needs_names
 from traffic_policy.settings import Datapath
 
 _STEP_ASIDE: Final = (
@@ -43,6 +43,6 @@ def recommend(policy: TrafficPolicy) -> tuple[Datapath, str] | None:
     rest = next(c for c in policy.resolved() if c.name == DEFAULT_CLASS)
     if 2 * rest.ceil.bits_per_second < policy.total.bits_per_second:
         return Datapath.RELAY, _RELAY.format(ceil=rest.ceil.human)
-    if not beyond_ebpf(policy) and not reads_quic_of_clients(policy):
+    if not beyond_ebpf(policy):
         return Datapath.EBPF, _EBPF
     return Datapath.STEP_ASIDE, _STEP_ASIDE

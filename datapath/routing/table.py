@@ -156,6 +156,13 @@ class RoutingTable:
         return self.quic is Quic.CLASSIFY and any(m.match.quic_ports for _, m in self.entries)
 
     @property
+    def hears_quic(self) -> bool:
+        """Whether any match reads them in what clients open."""
+        return self.quic is Quic.CLASSIFY and any(
+            m.match.quic_ports and m.match.direction.covers(Bound.INBOUND) for _, m in self.entries
+        )
+
+    @property
     def reads_source(self) -> bool:
         """Whether any match has a source criterion."""
         return any(matcher.sources for _, matcher in self.entries)

@@ -47,6 +47,19 @@ def by_sni(**more: Any) -> dict[str, Any]:
     }
 
 
+OF_CLIENTS_BY_UDP = {
+    "total": "100Mbit",
+    "classes": [
+        {
+            "name": "a",
+            "rate": "1Mbit",
+            "match": [{"sni": "web.example.com"}, {"port": 53, "protocol": "udp", "direction": "inbound"}],
+        }
+    ],
+}
+"""Programs cannot tell such answers apart."""
+
+
 def start(folder: Path, *entries: dict[str, Any]) -> RunningAgent:
     return start_agent(folder, *entries, datapath="auto")
 
@@ -108,7 +121,7 @@ def test_programs_decide_where_they_can_and_the_others_step_aside(
 ) -> None:
     one, other = two.pods
     untouched = [state_of(pod) for pod in two.pods]
-    agent = start(tmp_path, entry(one, by_host()), entry(other, by_sni(direction="inbound")))
+    agent = start(tmp_path, entry(one, by_host()), entry(other, OF_CLIENTS_BY_UDP))
     agents.append(agent)
     agent.until_state(one, "programmed")
     agent.until_state(other, "programmed")
@@ -121,14 +134,16 @@ def test_programs_decide_where_they_can_and_the_others_step_aside(
     assert sent(agent, one, "default") < 5000
     workload = agent.workload(other)
     assert workload["datapath"] == "step-aside"
-    assert workload["datapath_reason"].startswith("Names in QUIC that clients open are read by stepping aside alone.")
+    assert workload["datapath_reason"].startswith(
+        "With datapath: ebpf answers to clients are told apart with TCP alone"
+    )
     assert program_at(other) is None
     metrics = agent.get("/metrics")
     assert 'podlane_agent_datapaths{datapath="ebpf"} 1.0' in metrics
     assert 'podlane_agent_datapaths{datapath="step-aside"} 1.0' in metrics
     document = json.loads(agent.get(f"/classes?workload={one.namespace.name}"))
     assert document["datapath"] == "ebpf"
-    agent.write(entry(other, by_sni(direction="inbound")))
+    agent.write(entry(other, OF_CLIENTS_BY_UDP))
     until("the end of its lanes", lambda: not agent.workload(one) and state_of(one) == untouched[0])
     assert program_at(one) is None
 
@@ -146,7 +161,8 @@ def test_a_workload_chooses_and_changes_its_mind(two: PodsOnNode, tmp_path: Path
         assert (agent.workload(pod)["datapath"], agent.workload(pod)["datapath_reason"]) == (way, "")
     for entries, ways in (
         ((entry(one, by_host()), entry(other, by_sni(protocol="tcp"))), ("ebpf", "ebpf")),
-        ((entry(one, by_host()), entry(other, by_sni(direction="both"))), ("ebpf", "step-aside")),
+        ((entry(one, by_host()), entry(other, OF_CLIENTS_BY_UDP)), ("ebpf", "step-aside")),
+        ((entry(one, by_host()), entry(other, by_sni(direction="both"))), ("ebpf", "ebpf")),
         ((entry(one, by_host()), entry(other, by_sni())), ("ebpf", "ebpf")),
         (
             (entry(one, blocking), {**entry(other, by_sni()), "datapath": "step-aside"}),

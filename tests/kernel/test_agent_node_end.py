@@ -393,10 +393,10 @@ def test_a_policy_that_only_the_pods_end_can_honour(
     agents.append(agent)
     agent.until_state(one, "programmed")
     assert state_of(one) == untouched[0]
-    by_sni = {"name": "b", "rate": "1Mbit", "match": {"sni": "web.example.com", "direction": "inbound"}}
-    agent.write(entry(one, by_host(classes=[by_sni])))
+    dns = {"name": "b", "rate": "1Mbit", "match": {"port": 53, "protocol": "udp", "direction": "inbound"}}
+    agent.write(entry(one, by_host(classes=[dns])))
     until("its own end", lambda: agent.workload(one).get("enforce") == "pod")
-    assert agent.workload(one)["enforce_reason"].startswith("At the node's end only programs decide. Names in QUIC")
+    assert agent.workload(one)["enforce_reason"].startswith("At the node's end only programs decide. With datapath")
     assert left_at(node) == untouched[1]
     agent.write(entry(one, by_host()))
     until("the node's", lambda: agent.workload(one).get("enforce") == "host")

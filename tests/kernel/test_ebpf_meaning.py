@@ -98,8 +98,9 @@ def test_packets_without_names(judge: Judge) -> None:
             for port in (
                 (1, 25, 53, 79, 80, 443, 873, 5432, 6379, 7999, 8000, 8100, 8101, 65535) if protocol.has_ports else (0,)
             ):
-                destination = Destination.parse(address, port, protocol)
-                judge.agree(destination, source, b"x")
+                judge.agree(Destination.parse(address, port, protocol), source, b"x")
+                if protocol.has_ports:
+                    judge.agree(Destination.parse(address, port, protocol, bound=Bound.INBOUND), source, b"x")
 
 
 def test_names_of_every_shape(judge: Judge) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from ebpf_judge import require_programs
-from quic_world import INITIAL, RETRY, QuicWorld, Talker, datagrams, grew, packets, sent
+from quic_world import INITIAL, RETRY, QuicWorld, Talker, datagrams, grew, packets, sent, start_sink
 from sidecars import RunningSidecar, state_of
 from test_quic import BODY, CASES, LANES, MOVED, POLICY
 from waiting import until
@@ -16,6 +16,12 @@ from podlane.netns.topology import PodNodeServer
 
 pytestmark = pytest.mark.root
 
+SERVING = """
+total: 1Gbit
+classes:
+  - {name: slow, rate: 1Mbit, match: {sni: slow.example, direction: inbound}}
+  - {name: fast, rate: 1Mbit, match: {sni: fast.example, direction: inbound, port: 443}}
+"""
 SLOW = "  - {name: slow, rate: 1Mbit, ceil: 4Mbit, match: {sni: slow.example}}\n"
 
 
@@ -114,6 +120,26 @@ def test_what_is_excluded_is_not_read(world: QuicWorld) -> None:
     client.do("send", BODY)
     grew(sidecar, before, "default", BODY)
     assert sidecar.connections("fast") == {}
+
+
+def test_answers_to_clients_are_in_the_class_of_the_name_they_ask_for(world: QuicWorld) -> None:
+    """By what user space has read of copies; a client that begins again under another name can make it stricter alone."""
+    start_sink(world.pod, world.folder)
+    clean = state_of(world.pod)
+    sidecar = world.sidecar(SERVING)
+    clients = {family: Talker(world.server, address) for family, address in world.own_addresses.items()}
+    # The third begins again on the same flow.
+    for family, name, there in (("IPv4", "fast", "fast"), ("IPv6", "slow", "slow"), ("IPv4", "slow", "slow")):
+        client, counted = clients[family], sidecar.connections(there).get("quic", 0)
+        client.do("connect", f"{name}.example")
+        until("the answer", lambda t=there, c=counted: sidecar.connections(t).get("quic", 0) > c)
+        before = sent(sidecar)
+        client.do("want", BODY)
+        others = grew(sidecar, before, there, BODY)
+        del others[there]
+        assert max(others.values()) < 5000, others
+    assert sidecar.stop() == 0
+    assert state_of(world.pod) == clean
 
 
 def test_a_killed_process_is_missed_by_nobody(world: QuicWorld) -> None:

@@ -25,11 +25,13 @@ CHOICES = {
     "a host": (HOST, AgentDatapath.AUTO, None, "ebpf", ""),
     "a server name, which QUIC has too": (SNI, AgentDatapath.AUTO, None, "ebpf", ""),
     "a server name in what clients open": (
-        SNI.replace("sni:", "direction: both, sni:"), AgentDatapath.AUTO, None, "step-aside", "Names in QUIC that clients",
+        SNI.replace("sni:", "direction: both, sni:"), AgentDatapath.AUTO, None, "ebpf", "",
     ),
     "a server name in TCP": (SNI.replace("sni:", "protocol: tcp, direction: both, sni:"), AgentDatapath.AUTO, None, "ebpf", ""),
-    "QUIC may go by its port on this node": (SNI.replace("sni:", "direction: inbound, sni:"), AgentDatapath.EBPF, None, "ebpf", ""),
-    "QUIC may go by its port in this workload": (SNI.replace("sni:", "direction: inbound, sni:"), AgentDatapath.STEP_ASIDE, Datapath.EBPF, "ebpf", ""),
+    "a server name in QUIC that clients open": (
+        SNI.replace("sni:", "protocol: udp, direction: inbound, sni:"), AgentDatapath.AUTO, None, "ebpf", "",
+    ),
+    "this workload has programs": (HOST, AgentDatapath.STEP_ASIDE, Datapath.EBPF, "ebpf", ""),
     "this workload steps aside": (HOST, AgentDatapath.EBPF, Datapath.STEP_ASIDE, "step-aside", ""),
     "all of the node do": (HOST, AgentDatapath.STEP_ASIDE, None, "step-aside", ""),
     "what clients ask for": (HOST.replace("host:", "direction: inbound, host:"), AgentDatapath.AUTO, None, "ebpf", ""),

@@ -237,8 +237,12 @@ def test_queue_rehearsal_and_ingress_are_details_of_a_class() -> None:
     ("policy", "words"),
     [
         (
-            "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example, direction: inbound}}]",
+            "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: [{sni: a.example}, {port: 53, protocol: udp, direction: inbound}]}]",
             "step-aside (--datapath",
+        ),
+        (
+            "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example, direction: inbound}}]",
+            "ebpf (--datapath ebpf) where `podlane check` says that it works",
         ),
         (
             "total: 10Mbit\nclasses: [{name: a, rate: 1Mbit, match: {sni: a.example}}]",
@@ -252,6 +256,7 @@ def test_queue_rehearsal_and_ingress_are_details_of_a_class() -> None:
         ("total: 10Mbit\nshaper: prio\nclasses: [{name: a, match: {sni: a.example}}]", ""),
     ],
     ids=[
+        "what clients open is told apart with UDP",
         "names of clients decide",
         "names decide",
         "a short default class",

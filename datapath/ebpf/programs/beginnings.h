@@ -126,7 +126,7 @@ __noinline int show(struct __sk_buff *skb, struct packet *packet, __u64 cookie, 
 	beginning = &showing.scratch->beginning;
 	beginning->cookie = cookie;
 	beginning->lane = settings->lane;
-	beginning->inbound = packet->kind == KIND_INBOUND;
+	beginning->inbound = packet->kind == KIND_INBOUND || packet->kind == KIND_INBOUND_UDP;
 	/* Of IPv6 the network of the client counts. */
 	if (beginning->inbound)
 		beginning->origin = CLIENTS | ((packet->source[0] ^ packet->source[1] ^
@@ -134,7 +134,7 @@ __noinline int show(struct __sk_buff *skb, struct packet *packet, __u64 cookie, 
 					       0x9e3779b1U) >> 26;
 	else
 		beginning->origin = bpf_skb_cgroup_id(skb);
-	beginning->udp = packet->kind == KIND_UDP;
+	beginning->udp = packet->kind == KIND_UDP || packet->kind == KIND_INBOUND_UDP;
 	beginning->class_id = beginning->udp ? first_byte : 0;
 	beginning->first_byte = first_byte;
 	beginning->sequence = packet->sequence;

@@ -84,7 +84,7 @@ __noinline __u32 class_of_packet(struct packet *packet)
 	if (!packet)
 		return BY_NO_MATCH;
 	packet_criteria(packet, &packet->found);
-	if (packet->kind == KIND_TCP || packet->kind == KIND_INBOUND || packet->kind == KIND_UDP) {
+	if (packet->kind != KIND_ICMP && packet->kind != KIND_OTHER) {
 		first = first_match(&packet->found, ANY_CONTENT, 0);
 		if (!(first & CONTENT_DECIDES))
 			return first;
@@ -372,22 +372,37 @@ static __always_inline void refresh(const struct settings *settings, struct pack
 		take_answer(settings, flow);
 }
 
+/* Show a datagram that may begin a connection. Returns the class that its flow has already; 0: none. */
+static __always_inline __u32 show_datagram(struct __sk_buff *skb, struct packet *packet, const struct settings *settings,
+					   __u32 by_packet, int begins)
+{
+	__u32 class_id = class_of_flow(packet);
+
+	if (!exists(settings, class_id))
+		class_id = 0;
+	if (begins && !show(skb, packet, 0, class_id) && !class_id)
+		count(by_packet, WAS_MISSED);
+	return class_id;
+}
+
 /* A packet without a connection in the kernel. */
 static __always_inline int send_datagram(struct __sk_buff *skb, struct packet *packet, const struct settings *settings)
 {
-	__u32 by_packet = class_of_packet(packet), class_id;
+	__u32 by_packet, class_id;
+	int begins;
 
+	if (settings->flags & HEARS_QUIC && packet->kind == KIND_UDP) {
+		class_id = class_of_answer(packet);
+		if (class_id && exists(settings, class_id))
+			return send_in(skb, settings, class_id);
+	}
+	by_packet = class_of_packet(packet);
 	if (!(by_packet & CONTENT_DECIDES))
 		return send_in(skb, settings, by_packet & 0xff);
-	class_id = class_of_flow(packet);
-	if (!exists(settings, class_id))
-		class_id = 0;
-	if (may_begin_quic(skb, packet, settings)) {
-		if (settings->flags & BLOCKS_QUIC)
-			return TC_ACT_SHOT;
-		if (!show(skb, packet, 0, class_id) && !class_id)
-			count(by_packet, WAS_MISSED);
-	}
+	begins = may_begin_quic(skb, packet, settings);
+	if (begins && settings->flags & BLOCKS_QUIC)
+		return TC_ACT_SHOT;
+	class_id = show_datagram(skb, packet, settings, by_packet, begins);
 	return send_in(skb, settings, class_id ? class_id : by_packet & 0xff);
 }
 
@@ -487,6 +502,19 @@ static __always_inline struct bpf_sock *receiver(struct __sk_buff *skb, const st
 	return bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv6), (__s64)settings->sockets, 0);
 }
 
+/* Read what a client begins a connection of QUIC with. */
+static __always_inline void hear_datagram(struct __sk_buff *skb, struct packet *packet, const struct settings *settings)
+{
+	__u32 by_packet;
+
+	if (!(settings->flags & HEARS_QUIC) || !may_begin_quic(skb, packet, settings))
+		return;
+	packet->kind = KIND_INBOUND_UDP;
+	by_packet = class_of_packet(packet);
+	if (by_packet & CONTENT_DECIDES)
+		show_datagram(skb, packet, settings, by_packet, 1);
+}
+
 static __always_inline int may_receive(const struct bpf_sock *sk)
 {
 	return sk->state == BPF_TCP_ESTABLISHED || sk->state == BPF_TCP_CLOSE_WAIT || sk->state == BPF_TCP_FIN_WAIT1 ||
@@ -499,7 +527,11 @@ SEC("tc") int podlane_ingress(struct __sk_buff *skb)
 	struct packet packet = {};
 	struct bpf_sock *found, *sk;
 
-	if (!settings || !read_packet(skb, &packet) || packet.kind != KIND_TCP || !packet.data_length)
+	if (!settings || !read_packet(skb, &packet) || !packet.data_length)
+		return TC_ACT_UNSPEC;
+	if (packet.kind == KIND_UDP)
+		hear_datagram(skb, &packet, settings);
+	if (packet.kind != KIND_TCP)
 		return TC_ACT_UNSPEC;
 	packet.kind = KIND_INBOUND;
 	found = receiver(skb, &packet, settings);
@@ -526,8 +558,10 @@ SEC("tc") int podlane_to_pod(struct __sk_buff *skb)
 	if (!settings || !read_packet(skb, &packet))
 		return TC_ACT_UNSPEC;
 	if (packet.kind == KIND_UDP) {
-		turn(&packet);
+		hear_datagram(skb, &packet, settings);
 		class_id = class_of_flow(&packet);
+		if (!class_id)
+			class_id = class_of_answer(&packet);
 	} else if (packet.kind == KIND_TCP) {
 		packet.kind = KIND_INBOUND;
 		found = receiver(skb, &packet, settings);
@@ -563,6 +597,8 @@ SEC("tc") int podlane_judge(struct __sk_buff *skb)
 	}
 	if (inbound && packet.kind == KIND_TCP)
 		packet.kind = KIND_INBOUND;
+	else if (inbound && packet.kind == KIND_UDP)
+		packet.kind = KIND_INBOUND_UDP;
 	skb->priority = class_of_packet(&packet) & ~MATCH_BITS;
 	if (packet.kind == KIND_TCP || packet.kind == KIND_INBOUND)
 		skb->mark = class_of_data(skb, &packet) & ~MATCH_BITS;

@@ -32,6 +32,7 @@ struct waiting {
 #define TELLS_SOURCES 4
 /* The programs are at the node's end of a Pod's link, not inside the Pod's network namespace. */
 #define AT_NODE 8
+#define HEARS_QUIC 16 /* names decide in QUIC that clients open */
 
 struct settings {
 	__u32 generation; /* another one for each policy: flows of an earlier one are looked at again */
@@ -139,7 +140,7 @@ static __always_inline struct settings *settings_in_force(void)
 static __always_inline void packet_criteria(const struct packet *packet, struct criteria *found)
 {
 	struct port_key port = { 32, packet->kind, 0, packet->destination_port };
-	struct network_key network = { 160, packet->kind == KIND_INBOUND };
+	struct network_key network = { 160, packet->kind == KIND_INBOUND || packet->kind == KIND_INBOUND_UDP };
 	struct settings *settings = settings_in_force();
 	__u32 flags = settings ? settings->flags : 0;
 	__u32 *vector;

@@ -18,7 +18,8 @@ struct udp_flow {
 	__u16 source_port, destination_port;
 };
 
-/* The class id of each flow whose hello was read. UDP has no end: those that were needed longest ago are forgotten. */
+/* The class id of each flow whose hello was read, from who opened it to who answers. UDP has no end: those that were
+ * needed longest ago are forgotten. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 2048);
@@ -34,18 +35,35 @@ static __always_inline int may_begin_quic(struct __sk_buff *skb, const struct pa
 	       !bpf_skb_load_bytes(skb, settings->link_header + packet->data, &first, 1) && first & LONG_HEADER;
 }
 
-/* The class that user space has found for a flow; 0: none. */
+static __always_inline __u32 class_of(const struct udp_flow *flow)
+{
+	__u32 *class_id = bpf_map_lookup_elem(&udp_flows, flow);
+
+	return class_id ? *class_id & 0xff : 0;
+}
+
+/* The class that user space has found for the flow of a packet from who opened it; 0: none. */
 static __always_inline __u32 class_of_flow(const struct packet *packet)
 {
 	struct udp_flow flow;
-	__u32 *class_id;
 
 	__builtin_memcpy(flow.source, packet->source, 16);
 	__builtin_memcpy(flow.destination, packet->destination, 16);
 	flow.source_port = packet->source_port;
 	flow.destination_port = packet->destination_port;
-	class_id = bpf_map_lookup_elem(&udp_flows, &flow);
-	return class_id ? *class_id & 0xff : 0;
+	return class_of(&flow);
+}
+
+/* The same of a packet to who opened it. */
+static __always_inline __u32 class_of_answer(const struct packet *packet)
+{
+	struct udp_flow flow;
+
+	__builtin_memcpy(flow.source, packet->destination, 16);
+	__builtin_memcpy(flow.destination, packet->source, 16);
+	flow.source_port = packet->destination_port;
+	flow.destination_port = packet->source_port;
+	return class_of(&flow);
 }
 
 #endif
