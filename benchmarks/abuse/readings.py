@@ -39,9 +39,16 @@ def read(pids: Iterable[int]) -> Reading:
         time.monotonic(),
         cpu_seconds(pids),
         resident_mib(pids) * 1024,
-        sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in pids),
+        sum(map(_descriptors, pids)),
         kernel_kib(Path("/proc/meminfo").read_text(), Path("/proc/net/sockstat").read_text()),
     )
+
+
+def _descriptors(pid: int) -> int:
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
+        return 0  # it has ended
 
 
 def kernel_kib(meminfo: str, sockstat: str) -> float:
