@@ -219,6 +219,7 @@ def test_a_pod_in_the_nodes_network_is_refused(agents: KindCluster, lanes: Kubec
     later("label", "namespace", LATER_NAMESPACE, "podlane.io/mode=agent")
     (said,) = until("the refusal", lambda: told(Client(later, "host"), "LanesRefused"), patience=60)
     assert "hostNetwork" in said
+    later("delete", "pod", "host", "--grace-period=1")
 
 
 def test_pods_that_end_are_no_matter_of_warnings(lanes: Kubectl) -> None:

@@ -16,11 +16,11 @@ from datapath.ebpf import features
 
 pytestmark = pytest.mark.timeout(300, method="signal")
 
-TCP: Final = {**LANES["secret"], "protocol": "tcp"}
-"""A name that is not looked for in QUIC, which programs do not read."""
-CLASSES: Final = json.dumps([
-    {"name": name, "rate": "1Mbit", "ceil": f"{CEIL}Mbit", "match": TCP if name == "secret" else match}
-    for name, match in LANES.items()
+SERVED: Final = {"sni": ["served.example.com"], "direction": "inbound"}
+"""A name that may come by QUIC from clients, which programs do not read."""
+BEYOND_PROGRAMS: Final = json.dumps([
+    {"name": name, "rate": "1Mbit", "ceil": f"{CEIL}Mbit", "match": match}
+    for name, match in {**LANES, "served": SERVED}.items()
 ])  # fmt: skip
 SHAPED: Final = {"podlane.io/egress-bandwidth": "100M"}
 SENT: Final = (("video.example.com", "http"), ("secret.example.com", "tls"), ("other.example.com", "bulk"))
@@ -42,7 +42,7 @@ def test_a_pod_is_held_by_programs_where_the_kernel_takes_them(
 ) -> None:
     """It is asked here: a node in kind has the machine's kernel."""
     kernel = features.probe()
-    pod = started(lanes, "programs", SHAPED | {"podlane.io/classes": CLASSES})
+    pod = started(lanes, "programs", SHAPED | {"podlane.io/classes": classes()})
     told, there = workload_of(pod, agents), in_the_network_of(pod, agents)
     print(kernel, told["datapath"], told["datapath_reason"])
     if kernel.available:
@@ -86,7 +86,8 @@ def answers(pod: Client, cluster: KindCluster) -> bool:
 def test_a_policy_that_programs_cannot_serve_steps_aside_and_that_is_told(
     agents: KindCluster, lanes: Kubectl, server: Server
 ) -> None:
-    pod = started(lanes, "aside", SHAPED | {"podlane.io/classes": classes()})
+    pod = Client.start(lanes, "aside", SHAPED | {"podlane.io/classes": BEYOND_PROGRAMS})
+    until_in_force(pod, "shared by video, secret, bulk, served, default.")
     told = workload_of(pod, agents)
     assert told["datapath"] == "step-aside"
     assert told["datapath_reason"] != ""

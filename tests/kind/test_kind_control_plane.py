@@ -46,7 +46,9 @@ def pod(namespace: Kubectl) -> Client:
 
 
 def in_sync(fleet: Fleet) -> bool:
-    return [each["state"] for each in fleet.agents()] == ["in-sync"]
+    agents = fleet.agents()
+    print(agents)
+    return [each["state"] for each in agents] == ["in-sync"]
 
 
 def test_the_agent_joins_by_its_service_account(fleet: Fleet) -> None:

@@ -39,7 +39,8 @@ def test_a_deployment_gets_a_ready_sidecar(client: Client) -> None:
     (sidecar,) = client.document["spec"]["initContainers"]
     assert (sidecar["name"], sidecar["restartPolicy"]) == ("podlane", "Always")
     statuses = [client.status_of(name) for name in ("podlane", "app")]
-    assert [(c["ready"], c["restartCount"]) for c in statuses] == [(True, 0), (True, 0)]
+    # As often as its node: other tests restart that.
+    assert [(c["ready"], c["restartCount"]) for c in statuses] == [(True, statuses[1]["restartCount"])] * 2
     first, then = (c["state"]["running"]["startedAt"] for c in statuses)
     assert first <= then
     assert json.loads(client.document["metadata"]["annotations"]["podlane.io/status"])["version"]
@@ -76,10 +77,11 @@ def test_other_traffic_is_not_held_to_a_lane(client: Client, server: Server) -> 
 
 def test_an_annotation_changed_on_a_live_pod_comes_into_force(client: Client, server: Server) -> None:
     """No container restarts, and the new limit is that of the traffic."""
+    restarts = client.status_of("podlane")["restartCount"]
     print(f"in force {change(client, NEW_CEIL):.1f} s after kubectl annotate was called")
     try:
         assert client.is_held(server, 3 * SIZE, "video.example.com", "http", ceil=NEW_CEIL)
-        assert client.status_of("podlane")["restartCount"] == 0
+        assert client.status_of("podlane")["restartCount"] == restarts
     finally:
         change(client, CEIL)
     assert client.is_held(server, SIZE, "video.example.com", "http")
