@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from daemon.admin_server import Handler, Query, QueryError, Reply
 from daemon.documents.classes import Classes
@@ -23,11 +24,13 @@ from datapath.documents.metrics import class_families
 from datapath.shaping import ClassSnapshot
 from node_agent.agent import Agent
 from node_agent.cni.gate import CallOutcome, CniGate
-from node_agent.fleet.link import FleetLink
 from node_agent.lanes import State, WorkloadLanes
 from node_agent.status import workload_status
 from traffic_policy.pod.mode import Mode
 from traffic_policy.settings import Datapath
+
+if TYPE_CHECKING:
+    from node_agent.fleet.link import FleetLink
 
 _LABELS = ("namespace", "pod")
 _FRESH_S = 0.1

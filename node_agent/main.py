@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -32,8 +32,6 @@ from node_agent.cni.gate import CniGate
 from node_agent.cni.life import run_plugin, take_plugin_out, take_plugin_out_if_unwanted
 from node_agent.datapath import NodeDatapath
 from node_agent.errors import CleanupError
-from node_agent.fleet.join import join_fleet
-from node_agent.fleet.link import FleetLink
 from node_agent.happenings import happening
 from node_agent.lanes import NodeContext, State
 from node_agent.place import NodeEnds
@@ -48,6 +46,10 @@ from tc_core.probe import features
 from traffic_policy.errors import ConfigError, PodlaneError
 from traffic_policy.settings import AgentDatapath
 from traffic_policy.units import Duration
+
+if TYPE_CHECKING:
+    from node_agent.fleet.join import Fleet
+    from node_agent.fleet.link import FleetLink
 
 _PROGRAM: Final = "podlane-agent"
 _TOGETHER: Final = 4
@@ -90,11 +92,7 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
                 nursery.start_soon(node.sweeper.run)
                 await nursery.start(node.reader.run)
                 agent = Agent(node, nursery)
-                fleet = (
-                    None
-                    if settings.fleet is None
-                    else await join_fleet(settings.fleet, agent, node, api, settings.node)
-                )
+                fleet = await _join(settings, agent, node, api)
                 known = fleet is not None
                 source = None
                 if api is not None and settings.node:
@@ -121,6 +119,15 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
     if api is not None:
         await take_plugin_out_if_unwanted(settings, api)
     log.info("ended; lanes stay in force, `podlane agent --cleanup` removes them")
+
+
+async def _join(settings: AgentSettings, agent: Agent, node: NodeContext, api: ApiServer | None) -> Fleet | None:
+    """The control plane, if there is to be one. What that takes (certificates, HTTP/2: 10 MiB) is only loaded then."""
+    if settings.fleet is None:
+        return None
+    from node_agent.fleet.join import join_fleet
+
+    return await join_fleet(settings.fleet, agent, node, api, settings.node)
 
 
 def _api(settings: AgentSettings) -> ApiServer | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from fleet_api.desired import DesiredState, FleetPolicy
 from traffic_policy.cluster.objects import NO_VERDICT, PolicyVerdict
 from traffic_policy.errors import PodlaneError
 from traffic_policy.pod.agent import effective_for_agent
@@ -17,6 +17,9 @@ from traffic_policy.pod.composition import BasePolicy
 from traffic_policy.pod.namespace import NO_RULES, NamespaceRules
 from traffic_policy.pod.provenance import Origin, origins
 from traffic_policy.selection import selected
+
+if TYPE_CHECKING:
+    from fleet_api.desired import DesiredState, FleetPolicy
 
 
 @dataclass(frozen=True, slots=True)

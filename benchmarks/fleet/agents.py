@@ -19,8 +19,7 @@ from benchmarks.admission.load import percentile
 from daemon.descriptors import raise_descriptor_limit
 from fleet_api.agent_pb2 import WorkloadState
 from fleet_api.desired import DesiredState
-from node_agent.fleet.fleet_settings import FleetSettings
-from node_agent.fleet.transport import Address
+from node_agent.fleet.fleet_settings import Address, FleetSettings
 from node_agent.simulated.joining import join_all, node_names
 from node_agent.simulated.simulated_agent import SimulatedAgent
 from node_agent.simulated.swarm import AgentSwarm

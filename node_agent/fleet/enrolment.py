@@ -13,11 +13,10 @@ from daemon.log import Logger
 from fleet_api.agent_pb2 import Credentials, EnrolRequest
 from fleet_api.limits import ENROL
 from node_agent.fleet.errors import EnrolmentError
-from node_agent.fleet.fleet_settings import FleetSettings
+from node_agent.fleet.fleet_settings import Address, FleetSettings, JoinProof
 from node_agent.fleet.identity import (
     AgentCredentials,
     IdentityFiles,
-    JoinProof,
     credentials_for,
     digest_of,
     expired,
@@ -26,7 +25,7 @@ from node_agent.fleet.identity import (
     tls_to,
     when,
 )
-from node_agent.fleet.transport import Address, shown_chain, unary
+from node_agent.fleet.transport import shown_chain, unary
 from traffic_policy.errors import ConfigError
 
 _REMEDY: Final = (

@@ -1,4 +1,5 @@
-"""How an agent reaches a control plane, and proves who it is."""
+"""How an agent reaches a control plane, and proves who it is. Apart from the rest, which takes libraries that an agent
+without a control plane does not need."""
 
 from __future__ import annotations
 
@@ -8,11 +9,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from node_agent.fleet.identity import JoinProof
-from node_agent.fleet.transport import Address
 from traffic_policy.errors import ConfigError
 
 _ADDRESS: Final = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(?P<port>[0-9]{1,5})")
+_TEXT: Final = re.compile(r"(?P<token>.+)\.(?P<digest>[0-9a-fA-F]{64})", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a control plane listens for agents."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class JoinProof:
+    """``text`` is what the control plane has issued; ``root_digest`` is the SHA-256 of its root's SubjectPublicKeyInfo,
+    in hexadecimal. Empty: the root is known otherwise."""
+
+    text: str
+    root_digest: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> JoinProof:
+        """As the control plane prints it, or without a digest."""
+        found = _TEXT.fullmatch(text.strip())
+        return cls(text.strip()) if found is None else cls(found["token"], found["digest"].lower())
 
 
 @dataclass(frozen=True, slots=True)

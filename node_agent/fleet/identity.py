@@ -25,24 +25,8 @@ from node_agent.fleet.private_file import write_private
 from node_agent.fleet.transport import ALPN
 
 _SPIFFE: Final = re.compile(r"spiffe://[^/]+/(.*/)?cluster/(?P<cluster>[^/]+)/node/(?P<node>[^/]+)")
-_TEXT: Final = re.compile(r"(?P<token>.+)\.(?P<digest>[0-9a-fA-F]{64})", re.DOTALL)
 
 log = Logger()
-
-
-@dataclass(frozen=True, slots=True)
-class JoinProof:
-    """``text`` is what the control plane has issued; ``root_digest`` is the SHA-256 of its root's SubjectPublicKeyInfo,
-    in hexadecimal. Empty: the root is known otherwise."""
-
-    text: str
-    root_digest: str = ""
-
-    @classmethod
-    def parse(cls, text: str) -> JoinProof:
-        """As the control plane prints it, or without a digest."""
-        found = _TEXT.fullmatch(text.strip())
-        return cls(text.strip()) if found is None else cls(found["token"], found["digest"].lower())
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from daemon.log import Logger
 from fleet_api.limits import CONNECT
 from node_agent.fleet.enrolment import Enrolment
 from node_agent.fleet.errors import CallEndedError, UnreachableError
-from node_agent.fleet.fleet_settings import FleetSettings
+from node_agent.fleet.fleet_settings import Address, FleetSettings
 from node_agent.fleet.policies import FleetPolicies
 from node_agent.fleet.saved_state import SavedState
 from node_agent.fleet.talk import ControlPlaneTalk, NodeFacts
-from node_agent.fleet.transport import Address, calling
+from node_agent.fleet.transport import calling
 from traffic_policy.errors import PodlaneError
 
 _SHORTEST: Final = 0.5

@@ -8,7 +8,6 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
@@ -16,6 +15,7 @@ import trio
 from daemon.version import installed_version
 from fleet_api.limits import KEEPALIVE, SERVER_NAME, SILENCE
 from node_agent.fleet.errors import CallEndedError, UnreachableError
+from node_agent.fleet.fleet_settings import Address
 from node_agent.fleet.grpc_call import GrpcCall
 
 ALPN: Final = ["h2"]
@@ -25,17 +25,6 @@ _CONNECT_S: Final = 10.0
 _UNARY_S: Final = 30.0
 _UNAVAILABLE: Final = 14
 USER_AGENT: Final = f"podlane-agent/{installed_version() or 'source'}"
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where a control plane listens for agents."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class LiveCall:

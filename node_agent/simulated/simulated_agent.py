@@ -14,9 +14,10 @@ from fleet_api.agent_pb2 import Applied, Desired, FromAgent, Hello, ToAgent, Wor
 from fleet_api.desired import DesiredState
 from fleet_api.limits import CONNECT, KEEPALIVE, SERVER_NAME, SILENCE
 from node_agent.fleet.errors import CallEndedError
+from node_agent.fleet.fleet_settings import Address
 from node_agent.fleet.grpc_call import GrpcCall
 from node_agent.fleet.identity import AgentCredentials
-from node_agent.fleet.transport import USER_AGENT, Address
+from node_agent.fleet.transport import USER_AGENT
 
 _CHUNK: Final = 16 << 10
 _UNAVAILABLE: Final = 14

@@ -17,8 +17,8 @@ from fleet_api.agent_pb2 import Desired, FromAgent, LaneSum, Report, WorkloadSta
 from fleet_api.desired import DesiredState, OtherBaseError, applied
 from fleet_api.limits import REPORT_INTERVAL
 from node_agent.fleet.errors import CallEndedError
+from node_agent.fleet.fleet_settings import Address
 from node_agent.fleet.link import pause
-from node_agent.fleet.transport import Address
 from node_agent.simulated.simulated_agent import SimulatedAgent
 from node_agent.simulated.tally import RevisionTally, Tally
 

@@ -18,12 +18,11 @@ from fleet_api.desired import DesiredState, FleetPolicy
 from fleet_api.limits import MAX_NODE_LABELS
 from node_agent.fleet.enrolment import Enrolment
 from node_agent.fleet.errors import CallEndedError, EnrolmentError, UnreachableError
-from node_agent.fleet.fleet_settings import FleetSettings, parse_addresses
-from node_agent.fleet.identity import IdentityFiles, JoinProof, new_key, request_for
+from node_agent.fleet.fleet_settings import Address, FleetSettings, JoinProof, parse_addresses
+from node_agent.fleet.identity import IdentityFiles, new_key, request_for
 from node_agent.fleet.link import pause
 from node_agent.fleet.node_labels import NodeLabels, labels_to_say, parse_node_labels
 from node_agent.fleet.saved_state import SavedState, decoded, encoded
-from node_agent.fleet.transport import Address
 from node_agent.settings import load_settings
 from traffic_policy.errors import ConfigError
 

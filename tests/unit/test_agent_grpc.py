@@ -14,8 +14,9 @@ from fleet_server import FleetServer, fleet_server
 from fleet_api.agent_pb2 import Answer, Credentials, Desired, EnrolRequest, FromAgent, Policy, ToAgent
 from fleet_api.limits import CONNECT, ENROL
 from node_agent.fleet.errors import CallEndedError, UnreachableError
+from node_agent.fleet.fleet_settings import Address
 from node_agent.fleet.grpc_call import GrpcCall
-from node_agent.fleet.transport import Address, calling, unary
+from node_agent.fleet.transport import calling, unary
 
 
 @pytest.fixture(name="ca", scope="module")

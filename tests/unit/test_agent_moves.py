@@ -15,13 +15,12 @@ from waiting import becomes
 from fleet_api.agent_pb2 import Health, Hello, Move, Question, ToAgent
 from node_agent.broadcast import Broadcast
 from node_agent.fleet.enrolment import Enrolment
-from node_agent.fleet.fleet_settings import FleetSettings
+from node_agent.fleet.fleet_settings import Address, FleetSettings
 from node_agent.fleet.identity import IdentityFiles
 from node_agent.fleet.link import FleetLink
 from node_agent.fleet.node_labels import NodeLabels
 from node_agent.fleet.policies import FleetPolicies, Placement
 from node_agent.fleet.saved_state import SavedState
-from node_agent.fleet.transport import Address
 
 
 class EmptyNode:
