@@ -230,6 +230,7 @@ def test_a_count_is_of_the_last_hour() -> None:
     for minute in range(300):
         count.add(minute, 2)
     assert count.total == 120
+    assert [count.at(minute) for minute in (299, 300, 329, 358, 359, 10**9)] == [120, 118, 60, 2, 0, 0]
     count.turn(329)
     assert count.total == 60
     count.turn(10**9)

@@ -92,6 +92,11 @@ class HourCount:
             self._ring[each % MINUTES] = 0
         self._minute = max(self._minute, minute)
 
+    def at(self, minute: int) -> int:
+        """The total in a minute that is not before the last one. Changes nothing, so that any thread may ask."""
+        gone = range(self._minute + 1, min(minute, self._minute + MINUTES) + 1)
+        return self.total - sum(self._ring[each % MINUTES] for each in gone)
+
 
 class _Known:
     __slots__ = ("agent", "count", "decided", "lane", "last", "owner", "workload")
@@ -170,26 +175,20 @@ class TenantNames:
     def seen(self, now: float) -> list[SeenName]:
         """All names of the last hour."""
         minute = int(now) // 60
-        found = []
-        with self._lock:
-            for place, known in self._names.items():
-                known.count.turn(minute)
-                if known.count.total:
-                    found.append(
-                        SeenName(place, known.lane, known.decided, known.count.total, known.last, known.workload)
-                    )
-        return found
+        with self._lock:  # only for as long as it must be: agents are heard meanwhile
+            names = list(self._names.items())
+        return [
+            SeenName(place, known.lane, known.decided, count, known.last, known.workload)
+            for place, known in names
+            if (count := known.count.at(minute))
+        ]
 
     def hits(self, now: float, policy: str) -> dict[MatchPlace, int]:
         """How many connections each match of a policy has taken in the last hour."""
         minute = int(now) // 60
-        found = {}
         with self._lock:
-            for (name, match), count in self._hits.items():
-                if name == policy:
-                    count.turn(minute)
-                    found[match] = count.total
-        return found
+            hits = list(self._hits.items())
+        return {match: count.at(minute) for (name, match), count in hits if name == policy}
 
     # Room
 
