@@ -140,7 +140,10 @@ export function Stacked({
     ],
     hooks: { draw: [(drawn) => drawMarkers(drawn, marked.current)] },
   });
-  const data = [times, ...[...sums].reverse()] as uPlot.AlignedData;
+  // A second of which nothing is known is a gap, and not one in which nothing was sent.
+  const known = times.map((_, second) => lanes.some((lane) => !Number.isNaN(lane.bits[second])));
+  const drawn = sums.map((values) => values.map((value, second) => (known[second] ? value : null)));
+  const data = [times, ...drawn.reverse()] as uPlot.AlignedData;
   const box = useChart(build, data, height, lanes.map((lane) => lane.name + lane.color).join());
   return <div ref={box} role="img" aria-label={label} style={{ height, minWidth: 0 }} />;
 }
