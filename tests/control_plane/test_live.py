@@ -446,7 +446,7 @@ def test_a_viewer_hears_that_all_is_quiet(server: LiveServer, monkeypatch: pytes
 def test_an_agent_tells_of_its_workloads_while_somebody_looks(bench: Bench, server: LiveServer) -> None:
     agent = connected(bench, "n1")
     reporting(agent, 1)
-    assert agent.take() == []  # nobody looks
+    assert [each.watch.others for each in agent.take()] == [False]  # nobody looks: it is told of names alone
     sums = [
         LaneSum(policy="web", lane=lane, direction="egress", bytes=2000, packets=2, backlog=9, rate=5, ceil=6)
         for lane in ("web", "default")
