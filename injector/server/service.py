@@ -50,7 +50,7 @@ from traffic_policy.errors import ConfigError, PodlaneError
 
 _VERSION_RETRY: Final = 2.0
 _POLICIES_PATIENCE_S: Final = 5.0
-_COLLECT: Final = (5_000, 20, 20)
+_COLLECT: Final = (10_000, 20, 20)
 """Thresholds of the garbage collector. All objects of hundreds of connections take it 50 ms to look at, in which nobody
 is answered."""
 
