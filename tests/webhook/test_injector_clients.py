@@ -17,9 +17,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from daemon.errors import CertificateError
-from daemon.http import RequestError
+from daemon.http import HttpRequest, HttpResponse, RequestError
 from daemon.http_server import HttpServer
 from daemon.kubernetes.http_client import HttpAnswer, HttpClient, HttpError
+from daemon.turns import LoopTurns
 from injector.server.certificate_files import CertificateFiles
 from injector.server.clients import Clients
 from injector.server.http import open_listeners, webhook_limits
@@ -253,6 +254,34 @@ def test_an_intermediate_authority_will_do(folder: Path) -> None:
 
     trio.run(serve)
     assert [bool(certificate) for certificate in seen] == [True, False]
+
+
+def test_a_client_with_a_certificate_has_turns_of_its_own_and_comes_before_those_who_are_new(
+    folder: Path, ours: Authority
+) -> None:
+    tls, seen = ServerTls(TlsVersion.TLS_1_3), list[tuple[str, bool]]()
+    tls.trust(ours.pem)
+    tls.use(*identity())
+
+    async def serve() -> None:
+        async def handler(request: HttpRequest) -> HttpResponse:
+            seen.append((request.sharer, turns.order.client(request.sharer).proven))
+            return HttpResponse.text(404, "no")
+
+        turns = LoopTurns()
+        server = HttpServer({"/": handler}, webhook_limits(9.0), tls=lambda: tls.context, turns=turns)
+        listeners = await open_listeners(HOST, 0, "port")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(server.run, listeners)
+            port = listeners[0].socket.getsockname()[1]
+            for context in (ours.client(folder, "a"), ours.client(folder, "b"), trusting("http/1.1")):
+                await client_of(port, context).request("GET", "/")
+            nursery.cancel_scope.cancel()
+
+    trio.run(serve)
+    (first, second, neither) = seen
+    assert len({first[0], second[0], neither[0]}) == 3
+    assert (first[1], second[1], neither) == (True, True, (HOST, False))
 
 
 def test_the_same_content_keeps_the_context_and_with_it_all_connections(folder: Path, ours: Authority) -> None:
