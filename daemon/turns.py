@@ -19,6 +19,9 @@ import trio
 
 from daemon.turn_order import TurnClient, TurnOrder
 
+_MOST: Final = 32 * 1024
+"""Bytes that are read in a turn. Larger blocks have pages of their own (:mod:`daemon.malloc`), which are mapped and
+unmapped each time."""
 _LATER: Final = 1.0
 """Seconds in which what comes on a connection that is there may go before the handshakes of further ones: whoever waits
 for a connection takes the first that is free, and that it may be."""
@@ -148,7 +151,7 @@ class TurnStream(trio.abc.HalfCloseableStream):
         """See :class:`trio.abc.ReceiveStream`."""
         await trio.lowlevel.wait_readable(self._stream.socket)
         await self.share.turn()
-        return await self._stream.receive_some(max_bytes)
+        return await self._stream.receive_some(min(max_bytes or _MOST, _MOST))
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """See :class:`trio.abc.SendStream`."""

@@ -23,7 +23,7 @@ from daemon.kubernetes.api import ApiServer
 from daemon.kubernetes.errors import ApiError
 from daemon.kubernetes.policy_watch import PolicyWatch
 from daemon.log import Logger
-from daemon.malloc import unmap_large_blocks
+from daemon.malloc import trim, unmap_large_blocks
 from daemon.turns import LoopTurns
 from injector.pod.admission import mutate, validate, validate_for_agent, validate_for_agent_by_default
 from injector.pod.happenings import mutated, validated
@@ -50,6 +50,7 @@ from traffic_policy.errors import ConfigError, PodlaneError
 
 _VERSION_RETRY: Final = 2.0
 _POLICIES_PATIENCE_S: Final = 5.0
+_TRIM_S: Final = 10.0
 _COLLECT: Final = (10_000, 20, 20)
 """Thresholds of the garbage collector. All objects of hundreds of connections take it 50 ms to look at, in which nobody
 is answered."""
@@ -117,6 +118,7 @@ class Injector:
             with trio.CancelScope(shield=True):  # from here on shutdown is graceful
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._decoding.work)
+                    nursery.start_soon(_keep_trimmed)
                     nursery.start_soon(server.run, listeners)
                     if self._events:
                         nursery.start_soon(self._events.run)
@@ -276,6 +278,13 @@ async def serve(
 def _first(group: BaseExceptionGroup[Exception]) -> BaseException:
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _keep_trimmed() -> None:
+    """Return pages that have become free between others: each peak leaves some behind."""
+    while True:
+        await trio.sleep(_TRIM_S)
+        trim()
 
 
 def _tune() -> None:
