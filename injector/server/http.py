@@ -20,9 +20,9 @@ from injector.server.budget import SHORT_BODY
 _AFTER_DEADLINE: Final = 5.0
 """Seconds that the server allows a webhook beyond its own time limit, which ends it first."""
 
-_BODIES_BYTES: Final = 24 * 2**20
-"""Eight bodies of the greatest size; few Pods have more than some kB ..."""
-_BODIES_PER_PEER: Final = 12 * 2**20
+_BODIES_BYTES: Final = 16 * 2**20
+"""Five bodies of the greatest size; few Pods have more than some kB ..."""
+_BODIES_PER_PEER: Final = 8 * 2**20
 """... and no address has more than half of them."""
 
 HEALTH_LIMITS: Final = HttpLimits(connections=64, per_peer=32, respond=10.0)
