@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from types import SimpleNamespace
 from typing import Final, TypeVar, cast
 
 import trio
@@ -131,7 +132,8 @@ class _Worker:
             with theirs:
                 self._hand_over(theirs)
             try:
-                await stream.send_all(pickle.dumps(work))
+                for piece in _pickled(work):
+                    await stream.send_all(piece)
                 said = b"".join([bytes(piece) async for piece in stream])
             except _GONE:
                 said = b""
@@ -167,6 +169,13 @@ class _Worker:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+def _pickled(work: Callable[[], object]) -> list[bytes]:
+    """In pieces, of which a review's body is one: it is not copied."""
+    pieces: list[bytes] = []
+    pickle.Pickler(SimpleNamespace(write=pieces.append)).dump(work)
+    return pieces
 
 
 def _too_much(what: str) -> RequestError:

@@ -42,6 +42,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C: the injector ends in order
     gc.collect()
     gc.freeze()
+    gc.disable()  # no work lasts until garbage matters, and looking for it takes time and writes to shared pages
     with socket.socket(fileno=0) as line:
         while received := socket.recv_fds(line, 1, 1)[1]:
             with socket.socket(fileno=received[0]) as job:
