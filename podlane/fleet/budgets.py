@@ -49,7 +49,7 @@ def list_budgets(context: str | None, tenant: str | None, output: str) -> None:
 @click.option("--per", type=click.Choice(["day", "month"]), default="month", help="In which time.  [default: month]")
 @click.option("--policy", metavar="NAME", default="", help="Only through lanes of this policy.")
 @click.option("--class", "lane", metavar="NAME", default="", help="Only through lanes of this class.")
-@click.option("--direction", type=click.Choice(["egress", "ingress"]), default="", help="Only in this direction.")
+@click.option("--direction", type=click.Choice(["egress", "ingress"]), help="Only in this direction.")
 @context_options
 @changing_options
 @output_option
@@ -59,7 +59,7 @@ def set_budget(
     per: str,
     policy: str,
     lane: str,
-    direction: str,
+    direction: str | None,
     context: str | None,
     tenant: str | None,
     reason: str,
@@ -71,7 +71,7 @@ def set_budget(
     from podlane.fleet.output import show_change
     from podlane.fleet.session import client_for
 
-    wish = {"bytes": size.count, "period": per, "policy": policy, "class": lane, "direction": direction}
+    wish = {"bytes": size.count, "period": per, "policy": policy, "class": lane, "direction": direction or ""}
     with failing_clearly():
         client = client_for(context, tenant)
         found = client.ask("PUT", client.about("budgets", name), wish, reason=reason, dry_run=dry_run)
