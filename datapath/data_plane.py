@@ -43,6 +43,7 @@ from datapath.routing.table import RoutingTable
 from datapath.ruleset_writer import RulesetWriter
 from datapath.shaping import ClassSnapshot, Shaping
 from datapath.stepaside.server import StepAside
+from tc_core.apply.ends import NodeEnd
 from tc_core.compile.ingress_classifier import INGRESS_CLASSIFIERS, IngressClassifier
 from tc_core.handles import Handle
 from tc_core.model import HtbClass
@@ -136,14 +137,17 @@ class DataPlane:
         self._reservation = reserve((*listeners, *self.settings.own_ports))
         if self._reservation.warning:
             log.warning(self._reservation.warning)
+        programs = isinstance(self._rules, ProgramWriter)
+        missing = {RULES: self._rules.missing_rules, CLASSES: self._shaping.missing}
         self._watch = Watch(
             self.repairs,
-            {RULES: self._rules.missing_rules, ROUTES: self._rules.missing_routes, CLASSES: self._shaping.missing},
-            Unannounced() if isinstance(self._rules, ProgramWriter) else self._installer.changes(),
+            missing if programs else {**missing, ROUTES: self._rules.missing_routes},
+            Unannounced() if programs else self._installer.changes(),
             self.settings.read_every.seconds,
             time.monotonic(),
             self._thread.entered,
             self.settings.ask_every.seconds,
+            self._shaping.devices if isinstance(self._shaping.end, NodeEnd) else None,
         )
 
     def _clear_the_other_datapath(self) -> None:

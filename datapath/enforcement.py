@@ -97,10 +97,12 @@ class Watch:
         now: float,
         inside: Callable[[], AbstractContextManager[None]] = nullcontext,
         ask_every: float = 0.0,
+        about: Callable[[], Iterable[int]] | None = None,
     ) -> None:
         """``missing`` reads each part from the kernel. ``rules``: whether mangle rules may have changed. Both are
         called ``inside``, which enters the network namespace. ``ask_every``: seconds between two looks at what the
-        kernel does not announce.
+        kernel does not announce. ``about``: the numbers of the interfaces with the classes, where a network namespace
+        has those of others as well.
 
         ``read_every``: seconds after which everything is read even if no change was noticed; sooner by up to a half,
         so that many network namespaces do not have their turn at once.
@@ -108,11 +110,11 @@ class Watch:
         self._read_every = read_every * random.uniform(0.5, 1)
         self._repairs = repairs
         self._missing = missing
-        self._changed = {
-            RULES: rules,
-            ROUTES: _announced(*ROUTING),
-            CLASSES: _announced(*TRAFFIC_CONTROL),
-        }
+        self._about = about
+        self._classes = _announced(*TRAFFIC_CONTROL)
+        self._changed: dict[Part, Changes] = {RULES: rules, CLASSES: self._classes}
+        if ROUTES in missing:
+            self._changed[ROUTES] = _announced(*ROUTING)
         self._inside = inside
         self._ask_every = ask_every
         self._ask_at = now + random.uniform(0, ask_every)
@@ -134,6 +136,8 @@ class Watch:
                 # All are asked for news, so that none is left for the next look.
                 if changed.arrived() or again or now - self._read_at[part] >= self._read_every:
                     self._read_at[part] = now
+                    if part == CLASSES and self._about is not None:
+                        self._classes.only_about(self._about())
                     if lost := self._missing[part]():
                         self._lost[part] = lost
                     else:
@@ -158,6 +162,8 @@ class Unannounced:
 
     def fileno(self) -> None: ...
 
+    def only_about(self, interfaces: Iterable[int]) -> None: ...
+
     def arrived(self) -> bool:
         return True
 
@@ -172,7 +178,7 @@ def _any_of(descriptors: Iterable[int]) -> select.epoll:
     return poll
 
 
-def _announced(protocol: int, groups: Sequence[int]) -> Changes:
+def _announced(protocol: int, groups: Sequence[int]) -> Notifications | Unannounced:
     try:
         return Notifications(protocol, groups)
     except NetlinkError:

@@ -5,6 +5,7 @@ Everything here blocks (netlink), so the service calls it in a worker thread, on
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -231,6 +232,14 @@ class Shaping:
             self._receiving = self.end.receives_by(self.interface), received.total, self.ingress_classifier, sampler
         self.unfinished = False
         return report
+
+    def devices(self) -> list[int]:
+        """The numbers of the devices with classes, of those that are there."""
+        found = []
+        for name in (self.end.sends_by(self.interface), self.end.receives_by(self.interface)):
+            with suppress(OSError):
+                found.append(socket.if_nametoindex(name))
+        return found
 
     def missing(self) -> list[str]:
         """The changes that would bring the kernel to the final state; none while :attr:`unfinished`.
