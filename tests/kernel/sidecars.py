@@ -73,7 +73,7 @@ class RunningSidecar:
                 said = stream.read().decode()
             return said if any(word in said for word in ("policy in force", "not used")) else ""
 
-        return until("an answer to the change", answer)
+        return until("an answer to the change", answer, patience=60.0)  # of 5,000 names, on a busy machine
 
     def stop(self, number: int = signal.SIGTERM, *, patience: float = 30.0) -> int:
         """Signal it and wait for its end; gives its exit code. SIGKILL is for all of its processes in one moment."""
