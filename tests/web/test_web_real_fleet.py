@@ -233,9 +233,9 @@ def test_a_name_that_is_in_no_lane_is_put_into_one(stage: Stage, fleet: FleetTop
     expect(chip).to_have_count(0)
     # By the mouse.
     grip = unsorted.locator(".unsorted-row").filter(has_text="catalog.shop.test").locator(".grip")
+    grip.hover()
     lane = page.locator(".lane").filter(has_text="www.shop.test").bounding_box()
     assert lane is not None
-    grip.hover()
     page.mouse.down()
     page.mouse.move(lane["x"] + 60, lane["y"] + 20, steps=8)
     page.mouse.up()
