@@ -52,7 +52,7 @@ class HttpLimits:
     handshakes: int = 50
     """Simultaneous TLS handshakes; each takes 60 KiB, three times as much as an established connection. Beyond it the
     oldest fails of the address that has the most."""
-    handshakes_per_peer: int = 20
+    handshakes_per_peer: int = 40
     """Of them, per client address. Further ones of it wait, until its oldest one seems stuck: then that one fails."""
     idle: float = 120.0
     """Until a connection's next request begins; longer than the keep-alive of Go's clients (90 s), so that they close

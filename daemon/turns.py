@@ -22,7 +22,7 @@ from daemon.turn_order import TurnClient, TurnOrder
 _MOST: Final = 32 * 1024
 """Bytes that are read in a turn. Larger blocks have pages of their own (:mod:`daemon.malloc`), which are mapped and
 unmapped each time."""
-_LATER: Final = 1.0
+_LATER: Final = 0.2
 """Seconds in which what comes on a connection that is there may go before the handshakes of further ones: whoever waits
 for a connection takes the first that is free, and that it may be."""
 
