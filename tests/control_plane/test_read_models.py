@@ -36,6 +36,7 @@ from control_plane.domain.errors import RefusedError
 from control_plane.domain.events import Event
 from control_plane.domain.quota import TenantQuota
 from control_plane.domain.tenant import Tenant
+from control_plane.domain.volume_budget import VolumeBudget
 from control_plane.read_models.listing import Listing, begins, equal
 from control_plane.read_models.lists import (
     AGENTS,
@@ -230,6 +231,9 @@ steps = st.one_of(
     st.tuples(places, contents, plans, st.lists(turns, max_size=3).map(chain.from_iterable)).map(
         lambda t: [*FREE, c.DraftPolicy(t[0], t[1]), c.PublishPolicy(t[0], t[2]), *(turn(t[0]) for turn in t[3])]
     ),
+    st.tuples(places, contents, plans).map(
+        lambda t: [*FREE, c.DraftPolicy(t[0], t[1]), c.PublishPolicy(t[0], t[2]), c.TakeBackRollout(t[0], "worse")]
+    ),
     st.tuples(places, ids).map(
         lambda t: [c.AddCluster(t[0]), c.IssueJoinToken(t[0], t[1], DIGEST, NOW + 50), c.RevokeJoinToken(t[0], t[1])]
     ),
@@ -237,6 +241,7 @@ steps = st.one_of(
         lambda t: [c.TrustCluster(t[0], URL, CA, "a/b"), c.EnrolReviewedAgent(t[0], t[1], URL, "a/b", "2f")]
     ),
     st.tuples(places, contents).map(lambda t: [c.DraftPolicy(t[0], t[1]), c.DiscardDraft(t[0])]),
+    places.map(lambda name: [c.SetBudget(name, VolumeBudget(5)), c.RemoveBudget(name)]),
     st.tuples(places, st.sampled_from(["a", "b"])).map(
         lambda t: [c.AddCluster(t[0]), c.LabelCluster(t[0], {"zone": t[1]})]
     ),
