@@ -14,6 +14,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ _IPV4_POOL: Final = ipaddress.IPv4Network("10.77.0.0/16")
 _IPV6_POOL: Final = ipaddress.IPv6Network("fd77:1ab::/48")
 _TERMINATE_PATIENCE: Final = 3.0
 """Seconds between SIGTERM and SIGKILL for a program of the lab."""
+_LOOK_S: Final = 0.01
+_MOST_LOOKS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,7 @@ class Lab:
         _configure(link.b)
         routes = (f"route replace 0.0.0.0/0 via {link.b.ipv4}", f"route replace ::/0 via {link.b.ipv6}")
         _configure(link.a, *(routes if gateway else ()))
+        _wait_until_up(link.a)  # and with it its peer
         return link
 
 
@@ -171,3 +175,12 @@ def _configure(end: LinkEnd, *more: str) -> None:
         f"link set {end.interface} up",
         *more,
     )
+
+
+def _wait_until_up(end: LinkEnd) -> None:
+    """The kernel says by and by that there is a carrier, once a second at worst (net/core/link_watch.c)."""
+    for _ in range(_MOST_LOOKS):
+        if " state UP " in end.host.ip("link", "show", "dev", end.interface):
+            return
+        time.sleep(_LOOK_S)
+    raise LabError(f"{end.interface} in {end.host.namespace.name} has no carrier. Look at `ip link` there.")

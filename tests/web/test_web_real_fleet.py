@@ -18,7 +18,7 @@ from waiting import until
 from podlane.errors import DemoError, NotPermittedError
 from podlane.fleet_demo.command import check_machine
 from podlane.fleet_demo.fleet_topology import FleetTopology, open_fleet_topology
-from podlane.fleet_demo.parts import CALLS, CALLS_FIRST, NODES, SHOP, SHOP_FIRST
+from podlane.fleet_demo.parts import CALLS, CALLS_FIRST, CLUSTER, NODES, SHOP, SHOP_FIRST
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]  # a busy machine's Chromium takes its time
 
@@ -202,6 +202,18 @@ def test_a_connection_that_breaks_comes_back_without_a_gap_in_the_chart(stage: S
         ends = [head["from"] + head["seconds"] for head in frames.heads]
         assert [head["from"] for head in frames.heads[1:]] == ends[:-1], "no second is missing, and none comes twice"
         assert holes(page, ends[-1] - ends[0]) == 0
+
+
+def test_the_connections_of_a_pod_are_listed_with_names_and_lanes(stage: Stage, new_page: NewPage) -> None:
+    page = new_page()
+    page.goto(f"{stage.url}/t/default/live?cluster={CLUSTER}&node={NODES[0]}&pod={SHOP}")
+    panel = page.get_by_role("region", name="Connections")
+    row = panel.get_by_role("row").filter(has_text="www.shop.test").first
+    expect(row).to_contain_text("pages", timeout=PATIENCE)
+    expect(row).to_contain_text(re.compile(r"[\d.]+ [KMG]iB"))
+    panel.get_by_role("button", name="Newest").click()
+    expect(panel.get_by_role("button", name="Newest")).to_have_attribute("aria-pressed", "true")
+    expect(panel.get_by_text("alive")).to_be_visible()
 
 
 def test_a_name_that_is_in_no_lane_is_put_into_one(stage: Stage, fleet: FleetTopology, new_page: NewPage) -> None:

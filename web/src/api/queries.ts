@@ -11,6 +11,7 @@ export type AgentSort = NonNullable<
 >;
 
 const PAGE = 200;
+const CONNECTIONS = 10;
 /** Milliseconds between looks at what changes by itself. */
 export const LOOK = 2000;
 
@@ -297,3 +298,23 @@ export const effectivePolicy = (tenant: string, cluster: string, node: string, w
     staleTime: 0,
     retry: false,
   });
+
+export const connections = (
+  tenant: string,
+  asked: { cluster: string; node: string; workload: string; order: 'largest' | 'newest' },
+) => {
+  const { cluster, node, ...query } = asked;
+  return queryOptions({
+    queryKey: ['t', tenant, 'connections', asked],
+    queryFn: () =>
+      body(
+        api.GET('/v1/tenants/{tenant}/clusters/{cluster}/agents/{node}/connections', {
+          params: { path: { tenant, cluster, node }, query: { ...query, limit: CONNECTIONS } },
+        }),
+      ),
+    // Its agent looks them up each time.
+    refetchInterval: 2.5 * LOOK,
+    placeholderData: keepPreviousData,
+    retry: false,
+  });
+};

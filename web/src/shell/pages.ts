@@ -9,6 +9,7 @@ import {
   IconRoute,
   IconSettings,
   IconStack2,
+  IconTags,
 } from '@tabler/icons-react';
 import type { Texts } from '../text/en';
 
@@ -17,6 +18,7 @@ export const PAGES = [
   { name: 'overview', to: '/t/$tenant', key: 'o', icon: IconHome, group: 'main' },
   { name: 'live', to: '/t/$tenant/live', key: 'l', icon: IconActivity, group: 'main' },
   { name: 'policies', to: '/t/$tenant/policies', key: 'p', icon: IconStack2, group: 'main' },
+  { name: 'names', to: '/t/$tenant/names', key: 'n', icon: IconTags, group: 'main' },
   { name: 'rollouts', to: '/t/$tenant/rollouts', key: 'r', icon: IconRoute, group: 'main' },
   { name: 'alerts', to: '/t/$tenant/alerts', key: 'e', icon: IconBell, group: 'main' },
   { name: 'fleet', to: '/t/$tenant/fleet', key: 'f', icon: IconCloudCog, group: 'main' },

@@ -7,6 +7,7 @@ import { LivePill, Page, ProblemNote, Skeleton } from '../../parts/parts';
 import { useTexts } from '../../text/language';
 import { laneColor } from '../policy/Bars';
 import { Stacked } from './Charts';
+import { Connections } from './Connections';
 import { LanesTable } from './LanesTable';
 import { LiveCrumbs, useAskedLong } from './levels';
 import { drawnOf, grown, type Sample, standsOf } from './podSeries';
@@ -100,6 +101,7 @@ export function OfPod({ cluster, node, pod }: { cluster: string; node: string; p
             </div>
           </section>
           {stands && <LanesTable stands={stands} color={color} />}
+          <Connections cluster={cluster} node={node} pod={pod} color={color} />
         </div>
         <Waiting stands={stands} color={color} />
       </div>
