@@ -24,6 +24,7 @@ from node_agent.fleet.outcome import Running, shortened_reason
 from node_agent.fleet.policies import FleetPolicies
 from node_agent.lanes import NodeContext, State
 from node_agent.status import workload_status
+from traffic_policy.settings import Datapath
 
 _MOST_TROUBLES: Final = 10
 _CONNECTIONS: Final = 50
@@ -108,6 +109,11 @@ class AgentFacts:
             raise LookupError(f"The agent has no workload {asked.workload[:300]}.")
         if lanes.plane is None:
             raise LookupError(f"The lanes of {asked.workload} are not in force ({lanes.state}). {lanes.reason}"[:500])
+        if lanes.chosen.datapath is Datapath.EBPF:
+            raise LookupError(
+                "Programs in the kernel decide the connections of this workload, and keep no list of them. `ss -tni` "
+                "in its network namespace has one; with datapath: step-aside the agent has one, too."
+            )
         order = Order.LARGEST if asked.largest else Order.NEWEST
         shown = await lanes.plane.connections(min(asked.limit or _CONNECTIONS, _MOST_CONNECTIONS), order)
         document: dict[str, object] = to_json(connections_document(shown, order))

@@ -542,7 +542,7 @@ export const en = {
     noLane: 'in no lane',
     byPort: (lane: string) => `by its port, ${lane}`,
     put: 'Put into a lane',
-    putOf: (name: string) => `Put ${name} into a lane`,
+    putOf: (name: string) => `Put into a lane: ${name}`,
     newLane: 'A new lane',
     takeName: (name: string) => `${name} is taken.`,
     overLane: (name: string, lane: string) => `${name} is over ${lane}.`,

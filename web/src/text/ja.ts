@@ -518,7 +518,7 @@ export const ja: Texts = {
     noLane: 'レーンなし',
     byPort: (lane) => `ポートにより ${lane}`,
     put: 'レーンに入れる',
-    putOf: (name) => `${name} をレーンに入れる`,
+    putOf: (name) => `レーンに入れる: ${name}`,
     newLane: '新しいレーン',
     takeName: (name) => `${name} を持ち上げました。`,
     overLane: (name, lane) => `${name} は ${lane} の上です。`,
