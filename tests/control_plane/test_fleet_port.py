@@ -54,6 +54,7 @@ def test_a_policy_goes_out_and_comes_back_as_applied(tmp_path: Path, client: Cli
             assert [each["node"] for each in ask(client, "agents", "list", "--state", "away")] == [away.node]
             assert "1 of 2 agents" in client.run("policy", "get", "web").stdout
             agent.say(report=Report(lanes=[LaneSum(policy="web", lane="web", direction="egress", bytes=1500)]))
+            assert agent.hear().watch.names_every == 60  # it reports: so it is told how often to say which names it saw
             agent.renew()
             assert agent.hear().credentials.renew_at > time.time() + 11 * 3600
 

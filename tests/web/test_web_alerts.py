@@ -144,7 +144,7 @@ def test_a_viewer_sees_rules_and_changes_none(stage: Stage, new_page: NewPage) -
     opened(page, stage, "?tab=rules")
     expect(page.get_by_text("Your role here is Viewer. This needs Operator")).to_be_visible()
     assert page.get_by_role("button", name="New rule").count() == 0
-    page.get_by_role("link", name="seen").click()
+    page.get_by_role("link", name="seen", exact=True).click()
     form = page.get_by_role("dialog")
     expect(form.get_by_label("Threshold")).to_be_disabled()
     expect(form.get_by_role("button", name="Save rule")).to_have_count(0)
