@@ -130,6 +130,7 @@ def test_the_operators_rights_are_these_and_one_lease(monkeypatch: pytest.Monkey
     assert rights == {
         *((each, verb) for each in watched for verb in ("list", "watch")),
         *((f"{each}/status", "patch") for each in policies), ("events", "create"), ("events", "patch"), ("pods", "patch"),
+        *(("envoyfilters", verb) for verb in ("create", "delete", "get", "list", "patch", "update", "watch")),
     }  # fmt: skip
     (rule,) = the(mine, "Role")["rules"]
     deployment = the(mine, "Deployment")["spec"]
