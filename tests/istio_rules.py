@@ -189,5 +189,6 @@ class IstioRules:
             lines += (rule for rule in self.host.ip(f"-{family}", "rule").splitlines() if "15101" not in rule)
             if self._table is not None:
                 lines += self.host.ip(f"-{family}", "route", "show", "table", self._table).splitlines()
-        lines += self.host.ip("address", "show", "dev", "lo").splitlines()
+        # An address of IPv6 is tentative until the kernel has looked for others that have it.
+        lines += self.host.ip("address", "show", "dev", "lo").replace(" tentative", "").splitlines()
         return "\n".join(lines)
