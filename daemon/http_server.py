@@ -188,7 +188,7 @@ class HttpServer:
         try:
             with stream.share.later():
                 await secure.do_handshake()
-        except BaseException:
+        except BaseException:  # also if it is cancelled: what OpenSSL holds for it would stay behind
             _free(secure)
             raise
         if shown := secure.getpeercert(binary_form=True):

@@ -76,7 +76,7 @@ async def connect(port: int, *, tls: bool = False, source: str | None = None) ->
     secure = trio.SSLStream(stream, client_context(), server_hostname=HOST, https_compatible=True)
     try:
         await secure.do_handshake()
-    except BaseException:
+    except BaseException:  # also if it is cancelled: the connection would stay open
         await trio.aclose_forcefully(stream)
         raise
     return secure
