@@ -96,7 +96,17 @@ class Target:
         options = ["--workloads", str(self.folder / "workloads.yaml"), "--state", str(self.folder / "state")]
         with (self.folder / "agent.log").open("ab") as log:
             # As start_agent(), whose state is what it is compared with.
-            command = [sys.executable, "-m", "podlane", "agent", "--admin-port", "0", "--datapath", "step-aside", *options]
+            command = [
+                sys.executable,
+                "-m",
+                "podlane",
+                "agent",
+                "--admin-port",
+                "0",
+                "--datapath",
+                "step-aside",
+                *options,
+            ]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
     def kill(self, victim: str) -> None:
