@@ -134,8 +134,9 @@ class HttpConnection:
         try:
             head = await self._read_head()
         except h11.RemoteProtocolError as error:
-            reason = f"Not a request that can be answered: {error}"
-            return await self._send(self._shared.refuse(error.error_status_hint, reason), last=True)
+            status, reason = error.error_status_hint, f"Not a request that can be answered: {error}"
+            _let_go(error)
+            return await self._send(self._shared.refuse(status, reason), last=True)
         except RequestError as error:
             return await self._send(self._shared.refuse(error.status, str(error)), last=True)
         if head is None:
@@ -208,6 +209,7 @@ class HttpConnection:
             try:
                 return await self._body(declared, limit)
             except h11.RemoteProtocolError as error:
+                _let_go(error)
                 raise RequestError(400, f"The body breaks off or is not HTTP: {error}") from None
             except GONE:
                 raise RequestError(400, "The connection ended in the middle of the request.") from None
@@ -286,8 +288,8 @@ class HttpConnection:
                     self._whole.set()
                 elif not isinstance(event, h11.Data):
                     return
-        except h11.RemoteProtocolError:
-            pass  # the connection ends with the response
+        except h11.RemoteProtocolError as error:
+            _let_go(error)  # the connection ends with the response
 
     async def _linger(self) -> None:
         """Shut down sending, and wait for the client to close."""
@@ -310,3 +312,9 @@ class HttpConnection:
 def _certificate_of(stream: Stream) -> Mapping[str, Any] | None:
     """The verified certificate of the client, if it has shown one."""
     return (stream.getpeercert() or None) if isinstance(stream, trio.SSLStream) else None
+
+
+def _let_go(error: h11.RemoteProtocolError) -> None:
+    """Keep nothing of where an error was raised: h11 raises some from a method of theirs, so that they refer to
+    themselves by their traceback, and with them the connection stays until garbage is collected."""
+    error.__traceback__ = None

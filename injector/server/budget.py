@@ -79,9 +79,13 @@ class DecodingBudget:
             if not self._order.remove(job.client, job):
                 job.scope.cancel()
             raise
-        if job.error is not None:
-            raise job.error
-        return cast("_T", job.value)
+        if job.error is None:
+            return cast("_T", job.value)
+        error, job.error = job.error, None
+        try:
+            raise error
+        finally:
+            del error  # else it refers to itself by its traceback, and the review stays until garbage is collected
 
     async def work(self) -> None:
         """Have it done, until cancelled."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import struct
@@ -16,7 +17,7 @@ import trio
 import trio.testing
 
 from daemon.http import Handler, HttpRequest, HttpResponse
-from daemon.http_connection import HttpLimits
+from daemon.http_connection import HttpConnection, HttpLimits
 from daemon.http_server import HttpServer
 from tests.injector_server import HOST, served, trusting
 
@@ -642,6 +643,32 @@ async def test_what_cannot_be_answered_is_told_why(sent: bytes, status: int, say
         assert says in said
         await stream.aclose()
         await ended(server)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"no request\r\n\r\n", id="no request"),
+        pytest.param(POST.replace(b"10", b"-1"), id="length"),
+        pytest.param(POST.replace(b"Content-Length: 10", b"Transfer-Encoding: chunked") + b"no chunk\r\n", id="body"),
+    ],
+)
+@pytest.mark.trio
+async def test_nothing_is_left_of_a_connection_that_was_no_http(sent: bytes) -> None:
+    """It must not wait for the garbage collector, which does not know how much memory it has."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with serving(length) as (server, port):
+            stream = await connect(port)
+            await stream.send_all(sent)
+            assert (await everything(stream)).startswith(b"HTTP/1.1 400 ")
+            await stream.aclose()
+            await ended(server)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not [each for each in gc.get_objects() if isinstance(each, HttpConnection)]
+    finally:
+        gc.enable()
 
 
 # --- the end ---------------------------------------------------------------------------------------------------------

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import pickle
 import signal
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -171,6 +173,25 @@ async def test_what_work_raises_is_raised() -> None:
         with pytest.raises(RequestError, match="The body is not JSON") as raised:
             await budget.run(partial(outlined, b"["), 1, "a")
         assert raised.value.status == 400
+
+
+@pytest.mark.trio
+async def test_nothing_is_left_of_work_that_raised_when_its_error_has_been_told() -> None:
+    """Each has a review of some MiB: it must not wait for the garbage collector, which does not know how large it is."""
+
+    async def asks() -> weakref.ref[object]:
+        work = partial(outlined, b"[")
+        with pytest.raises(RequestError, match="The body is not JSON"):
+            await budget.run(work, 1, "a")
+        return weakref.ref(work)
+
+    gc.disable()
+    try:
+        async with working() as budget:
+            left = await asks()
+            assert left() is None
+    finally:
+        gc.enable()
 
 
 def test_an_error_of_a_request_survives_the_way_between_processes() -> None:
