@@ -85,10 +85,10 @@ def judged(
 
 @lru_cache(maxsize=_REMEMBERED)
 def _remarks(annotations: tuple[tuple[str, str], ...]) -> tuple[str, str]:
-    """What caps lower, and what else may hold the Pod. Raises :class:`AnnotationsError` for what the sidecar will
-    refuse."""
+    """What caps lower or is not kept there, and what else may hold the Pod. Raises :class:`AnnotationsError` for what
+    the sidecar will refuse."""
     policy = governed(dict(annotations))
-    return " ".join(map(str, policy.clamps)), " ".join(policy.neighbours)
+    return " ".join((*map(str, policy.clamps), *policy.unkept)), " ".join(policy.neighbours)
 
 
 def _line(text: str) -> str:

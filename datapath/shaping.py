@@ -16,11 +16,13 @@ from datapath.shared_counters import SharedCounters
 from datapath.transition import transition
 from tc_core.apply.ends import PodEnd, ShapedEnd
 from tc_core.apply.execute import Report, clear, execute
-from tc_core.apply.plan import Steps, observe_interface, plan_arriving
+from tc_core.apply.plan import ObservedInterface, Steps, observe_interface, plan_arriving
+from tc_core.compile.held_tree import held, held_changes
 from tc_core.compile.ingress_classifier import IngressClassifier
-from tc_core.compile.mark_tree import LEAF_BASE, leaf_handle
+from tc_core.compile.mark_tree import INNER_HANDLE, LEAF_BASE, leaf_handle
 from tc_core.compile.packet_tree import compile_ingress
 from tc_core.device_counts import DeviceCounts
+from tc_core.diff import is_ours
 from tc_core.errors import ForeignLinkError, ForeignQdiscError, InterfaceNotFoundError
 from tc_core.handles import Handle
 from tc_core.kernel import Kernel
@@ -33,6 +35,7 @@ from traffic_policy.errors import ConfigError
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import Match, ResolvedClass, TrafficPolicy
 from traffic_policy.units import Rate
+from traffic_policy.water_filling import beginning
 
 RATE_WINDOW: Final = 0.5
 """Minimum averaging time of a rate, in seconds."""
@@ -126,11 +129,13 @@ class Shaping:
         end: ShapedEnd | None = None,
         received_counters: SharedCounters | None = None,
         device_counts: DeviceCounts | None = None,
+        budgets: bool = False,
     ) -> None:
         """``end``: the one of the Pod's link that the interface is, its own without it. ``received_counters`` counts
         what a pacing relay receives.
 
-        With ``device_counts`` classes are read only when packets have passed or wait.
+        With ``device_counts`` classes are read only when packets have passed or wait. ``budgets``: somebody shares out
+        the budgets of policies, by :meth:`hold`.
         """
         self.end = end or PodEnd()
         """Where the lanes are."""
@@ -144,6 +149,9 @@ class Shaping:
         """State of received traffic, if the policy limits it."""
         self.read_at: float | None = None
         """When the counters of the snapshots were read, on the clock of :meth:`sample`."""
+        self.share: Rate | None = None
+        """What is left to it of a budget now, of which it never sends more; None: there is no budget."""
+        self._budgets = budgets
         self._device_counts = device_counts
         self._still = False
         """Whether the counters stay as they are while no packet passes."""
@@ -152,6 +160,7 @@ class Shaping:
         self._replace = replace
         self._policy: TrafficPolicy | None = None
         self._lanes: tuple[TrafficTree, IngressTree | None] | None = None  # the final state
+        self._whole: TrafficTree | None = None  # the tree of the policy alone, whatever its share
         self._goes = False  # whether classes are left to remove
         self._rest = True  # whether the second step has anything to do
         self.unfinished = False
@@ -182,7 +191,7 @@ class Shaping:
         Sends only what differs. Raises the errors of :mod:`tc_core`; :attr:`ids` are then still those of the previous
         policy.
         """
-        wanted = self.end.sending(policy, self._features, ids)  # first: fails before anything is changed
+        whole = self.end.sending(policy, self._features, ids)  # first: fails before anything is changed
         self._still = False
         ingress_classifier = self.end.classifier(policy, self._features)
         ingress = compile_ingress(
@@ -194,14 +203,15 @@ class Shaping:
             ingress_classifier=ingress_classifier or IngressClassifier.SOCKETS,  # of no account where it is None
             silent_ports=silent_ports,
         )
-        first = wanted
+        seen = observe_interface(self._kernel, self.interface)
+        self.share = self._share_of(policy, seen)
+        first = wanted = self._held(whole)
         if self._policy is not None:
             both, both_ids = transition(self._policy, self.ids, policy, ids)
-            first = wanted if both is policy else self.end.sending(both, self._features, both_ids)
-        seen = observe_interface(self._kernel, self.interface)
+            first = wanted if both is policy else self._held(self.end.sending(both, self._features, both_ids))
         steps = self.end.first_steps(seen, first, ingress, replace=self._replace)
         report = execute(self._kernel, self.interface, steps)
-        self._lanes = wanted, ingress
+        self._lanes, self._whole = (wanted, ingress), whole
         self._goes = first != wanted
         arrives = ingress is not None or bool(plan_arriving(seen, None))
         self._rest = self.unfinished or self._goes or arrives
@@ -232,6 +242,43 @@ class Shaping:
             self._receiving = self.end.receives_by(self.interface), received.total, self.ingress_classifier, sampler
         self.unfinished = False
         return report
+
+    def _share_of(self, policy: TrafficPolicy, seen: ObservedInterface) -> Rate | None:
+        """With which it begins under a policy: what it has, or an earlier process has left to it. What has just come
+        has little, until the others have made room."""
+        if policy.budget is None or not self._budgets:
+            return None
+        if self.share is not None:
+            return self.share
+        there = seen.leaving if self.end.sends_by(self.interface) == self.interface else seen.arriving
+        total = None if there is None or not is_ours(there) else there.class_named(INNER_HANDLE)
+        return Rate(beginning(policy.budget.node.bits_per_second)) if total is None else total.ceil
+
+    def _held(self, tree: TrafficTree) -> TrafficTree:
+        return tree if self.share is None else held(tree, self.share)
+
+    @property
+    def can_hold(self) -> bool:
+        """Whether :meth:`hold` can change the share now: not while a policy is being put in force."""
+        return self.share is not None and self._lanes is not None and not self.unfinished
+
+    def hold(self, share: Rate) -> None:
+        """Leave this much of a budget to it from now on, where it :attr:`can_hold`. Raises the errors of
+        :mod:`tc_core`; then it keeps what it had, which :meth:`put_back` puts back."""
+        assert self._lanes is not None
+        assert self._whole is not None
+        old, ingress = self._lanes
+        new = held(self._whole, share)
+        for change in held_changes(old, new):
+            self._kernel.apply(self.end.sends_by(self.interface), change)
+        self.share, self._lanes = share, (new, ingress)
+
+    def sent_in_all(self) -> ClassStats:
+        """The counters of what is sent, all classes together, read now; the backlog is that of the classes. Raises the
+        errors of :mod:`tc_core`."""
+        counters = self._kernel.counters(self.end.sends_by(self.interface))
+        waiting = sum(each.backlog_packets for handle, each in counters.items() if handle != INNER_HANDLE)
+        return replace(counters.get(INNER_HANDLE, ClassStats()), backlog_packets=waiting)
 
     def devices(self) -> list[int]:
         """The numbers of the devices with classes, of those that are there."""

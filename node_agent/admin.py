@@ -23,6 +23,8 @@ from datapath.documents.connections import connections_asked, connections_docume
 from datapath.documents.metrics import class_families
 from datapath.shaping import ClassSnapshot
 from node_agent.agent import Agent
+from node_agent.budgets.budget_share import BudgetShare
+from node_agent.budgets.families import budget_families
 from node_agent.cni.gate import CallOutcome, CniGate
 from node_agent.lanes import State, WorkloadLanes
 from node_agent.status import workload_status
@@ -127,11 +129,14 @@ class AgentAdmin:
         decided = counter("podlane_connections", "Connections that were given a class.", *_LABELS, "class", "protocol")
         sent: list[tuple[tuple[str, ...], ClassSnapshot]] = []
         received: list[tuple[tuple[str, ...], ClassSnapshot]] = []
+        shares: list[tuple[tuple[str, ...], BudgetShare]] = []
         for each in running:
             values = tuple(each.workload.labels.get(label, "") for label in _LABELS)
             changes.add(each.programmed, *values)
             for (class_name, protocol), number in list(each.counters.decided.items()):
                 decided.add(number, *values, class_name, protocol)
+            if each.budget is not None:
+                shares.append((values, each.budget))
             if each.plane is None:
                 continue
             status, repairs = each.plane.status(), each.plane.repairs
@@ -142,6 +147,7 @@ class AgentAdmin:
             received += ((values, snapshot) for snapshot in (status.received.classes if status.received else ()))
         yield from (states, ways, calls, changes, lost, repaired, decided)
         yield from self._link_families()
+        yield from budget_families(shares, _LABELS)
         yield from class_families("podlane_class", "sent", sent, _LABELS)
         yield from class_families("podlane_received", "received", received, _LABELS)
 

@@ -38,6 +38,7 @@ from datapath.shaping import Shaping, shaped_interface
 from datapath.stepaside.server import StepAside
 from datapath.stepaside.turns import ClassifierThread
 from node_agent.broadcast import Broadcast
+from node_agent.budgets.budget_share import BudgetShare
 from node_agent.counters import FlowCounters
 from node_agent.datapath import ChosenDatapath, NodeDatapath, choose
 from node_agent.neighbours import limits_of_others
@@ -133,6 +134,10 @@ class WorkloadLanes:
         """Where lanes are, while they are in force."""
         self.others: tuple[str, ...] = ()
         """What others hold it to, in sentences, as it was seen when lanes came into force here."""
+        self.shaping: Shaping | None = None
+        """What shapes it, while they are in force."""
+        self.budget: BudgetShare | None = None
+        """What it has of its policy's budget now; None: there is none."""
         self.programmed = 0
         """How often lanes were put in force or changed."""
         self._node = node
@@ -153,6 +158,12 @@ class WorkloadLanes:
     def judged(self) -> bool:
         """Whether :attr:`state` is about what was asked for last."""
         return self._judged is self.workload
+
+    @property
+    def as_wanted(self) -> bool:
+        """Whether what is in force is what the workload is to have."""
+        wanted, there = self.workload.lanes, self._in_force
+        return wanted is not None and there is not None and wanted.digest == there.digest
 
     def change(self, workload: NodeWorkload) -> None:
         """Bring the lanes to this."""
@@ -286,7 +297,8 @@ class WorkloadLanes:
         link, features = self.place.link, self._node.features
         end: ShapedEnd = PodEnd(relays=False) if link is None else NodeEnd()
         interface = start.interface if link is None else link.interface
-        shaping = Shaping(kernel, interface, features, replace=False, end=end, device_counts=start.counts)
+        made = Shaping(kernel, interface, features, replace=False, end=end, device_counts=start.counts, budgets=True)
+        self.shaping = shaping = made
 
         def keep(ids: ClassIds) -> None:
             earlier = Earlier(ids, start.installer.seal, "" if link is None else link.interface)
@@ -332,7 +344,7 @@ class WorkloadLanes:
 
     def _forget_plane(self, plane: DataPlane) -> None:
         plane.close()
-        self.plane = self._in_force = self.in_force_in = None
+        self.plane = self.shaping = self.budget = self._in_force = self.in_force_in = None
 
     async def _keep(self, plane: DataPlane, namespace: NetworkNamespace) -> None:
         """Until the end is asked for, the namespace is gone, or something changes that is read at the start only."""

@@ -28,6 +28,7 @@ from datapath.sock_diag import holder_of
 from datapath.stepaside.turns import ClassifierThread
 from node_agent.admin import AgentAdmin
 from node_agent.agent import Agent, remove_left_lanes
+from node_agent.budgets.sharer import BudgetSharer
 from node_agent.cni.gate import CniGate
 from node_agent.cni.life import run_plugin, take_plugin_out, take_plugin_out_if_unwanted
 from node_agent.datapath import NodeDatapath
@@ -92,6 +93,7 @@ async def serve(settings: AgentSettings, *, on_ready: Callable[[int | None], Non
                 nursery.start_soon(node.sweeper.run)
                 await nursery.start(node.reader.run)
                 agent = Agent(node, nursery)
+                nursery.start_soon(BudgetSharer(agent.running, node.moved).run)
                 fleet = await _join(settings, agent, node, api)
                 known = fleet is not None
                 source = None

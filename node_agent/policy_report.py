@@ -96,7 +96,9 @@ def _entry(lanes: WorkloadLanes) -> dict[str, Any] | None:
         state = "programmed" if lanes.state is State.PROGRAMMED and not lanes.reason else "failed"
     told = {
         "reason": _line(lanes.reason) if state == "failed" else "",
-        "clamped": _line(" ".join(workload.lanes.clamps)) if workload.lanes is not None else "",
+        "clamped": _line(" ".join(filter(None, (*workload.lanes.clamps, _beyond_budget(lanes)))))
+        if workload.lanes is not None
+        else "",
         "others": _line(" ".join((*workload.lanes.neighbours, *lanes.others))) if workload.lanes is not None else "",
     }
     return {
@@ -106,6 +108,10 @@ def _entry(lanes: WorkloadLanes) -> dict[str, Any] | None:
         "state": state,
         **{key: text for key, text in told.items() if text},
     }
+
+
+def _beyond_budget(lanes: WorkloadLanes) -> str:
+    return "" if lanes.budget is None else lanes.budget.warning
 
 
 def _line(text: str) -> str:

@@ -190,6 +190,18 @@ class NodeWorkload:
     """What its policy is made of, to be told to who asks; None: it is no Pod. What they mean is in ``lanes``."""
     controller: str = ""
     """KIND/NAME of what runs the Pod, as Deployment/web; empty: nothing does."""
+    policy_file: str = ""
+    """Which file has its policy; empty: none."""
+
+    @property
+    def governed_by(self) -> str:
+        """Whose policy it has, in words that are the same for all that have this one: they share its budget."""
+        if self.policy is not None:
+            where = f"{self.policy.namespace}/" if self.policy.namespace else ""
+            return f"{self.policy.kind} {where}{self.policy.name}"
+        if self.fleet_policy:
+            return f"the control plane's policy {self.fleet_policy}"
+        return f"file {self.policy_file}" if self.policy_file else f"workload {self.name}"
 
 
 def lanes_of_policy(

@@ -36,7 +36,7 @@ _LONGEST_DELAY: Final = Duration.from_seconds(60)
 
 def check(policy: TrafficPolicy) -> list[Problem]:
     """All problems of a policy whose individual values are valid. Empty if the policy is usable."""
-    parts = (_shaper, _bandwidths, _ingress, _names, _waiting, _matches)
+    parts = (_shaper, _bandwidths, _budget, _ingress, _names, _waiting, _matches)
     return [problem for part in parts for problem in part(policy)]
 
 
@@ -102,6 +102,19 @@ def _bandwidths(policy: TrafficPolicy) -> Iterable[Problem]:
     yield from _bursts(policy)
     promised = [each.rate for _, _, each in _everyone(policy) if each.rate is not None]
     yield from _promises(shares, promised, total, "total")
+
+
+def _budget(policy: TrafficPolicy) -> Iterable[Problem]:
+    """What one Pod is promised has to fit into what all may use together."""
+    if policy.budget is None:
+        return
+    most = policy.budget.node
+    if most < MIN_RATE:
+        yield _too_little("budget.node", "The budget of a node is", most)
+        return
+    written = [each.rate.bits_per_second for _, _, each in _everyone(policy) if each.rate is not None]
+    if (promised := Rate(sum(written))) > most:
+        yield _cannot_guarantee("budget.node", promised, most, "the rates of the classes", "budget.node")
 
 
 def _ingress(policy: TrafficPolicy) -> Iterable[Problem]:

@@ -106,7 +106,12 @@ def limits(resolved: ResolvedClass, policy: TrafficPolicy) -> str:
 
 
 def sharing(policy: TrafficPolicy) -> str:
-    """How the classes share the total: who is lent unused bandwidth first, or who goes before whom."""
+    """How the classes share the total: who is lent unused bandwidth first, or who goes before whom. And what Pods share
+    among them."""
+    return f"{_sharing(policy)} {_together(policy)}".rstrip()
+
+
+def _sharing(policy: TrafficPolicy) -> str:
     match policy.shaper:
         case Shaper.HTB:
             return _lending(policy.resolved())
@@ -123,6 +128,16 @@ def sharing(policy: TrafficPolicy) -> str:
             )
         case _:
             return f"All traffic together is held to {policy.total.human}, and no part of it is guaranteed to anything."
+
+
+def _together(policy: TrafficPolicy) -> str:
+    """What several Pods share; empty where each is alone."""
+    if policy.budget is None:
+        return ""
+    return (
+        f"All Pods of a node that have this policy send at most {policy.budget.node.human} together: the node's agent "
+        "shares that out among them by what they want, and no Pod gets more than the total."
+    )
 
 
 def percent(share: float) -> str:

@@ -227,6 +227,12 @@ class Ingress(_Document):
     total: RateField = Field(description="bandwidth of what arrives, shared by all classes, as 100Mbit")
 
 
+class Budget(_Document):
+    """What Pods may send together that have this policy. Each has its own total besides."""
+
+    node: RateField = Field(description="bandwidth that the Pods of one node may use together, as 500Mbit")
+
+
 class TrafficClass(_Document):
     """A named share of the total."""
 
@@ -290,6 +296,9 @@ class TrafficPolicy(_Document):
     """A whole policy. Check it with :func:`traffic_policy.check.check`; the loaders do."""
 
     total: RateField = Field(description="bandwidth of the interface, shared by all classes, as 100Mbit")
+    budget: Budget | None = Field(
+        None, description="what all Pods that have this policy may send together; no such limit when left out"
+    )
     shaper: Shaper = Field(Shaper.HTB, description="how the total is shared; htb, by guarantees, when left out")
     classes: tuple[TrafficClass, ...] = Field(
         (), description="in order of precedence: the first with a match that holds has the traffic"

@@ -11,9 +11,21 @@ from traffic_policy.settings import Datapath
 _RELAY_REMEDY = "Use datapath: relay, or remove it."
 
 
+def _beyond_one_interface(policy: TrafficPolicy) -> list[Problem]:
+    """Problems for whatever knows no other Pods."""
+    if policy.budget is None:
+        return []
+    message = "A budget is shared by Pods, and what shapes this interface knows no other."
+    remedy = (
+        "Remove budget, or have the agents of nodes hold the Pods (podlane agent; docs/how-to/traffic-policies.md)."
+    )
+    return [Problem("budget", message, remedy)]
+
+
 def beyond_packets(policy: TrafficPolicy) -> list[Problem]:
     """Problems for ``podlane tc`` and the library, which see packet headers and marks but no content."""
-    problems = [
+    problems = _beyond_one_interface(policy)
+    problems += [
         Problem(
             path,
             f"{_written(match, 'sni', 'host', 'alpn')} can be seen only by a proxy that reads the first bytes.",
@@ -43,7 +55,12 @@ def beyond_packets(policy: TrafficPolicy) -> list[Problem]:
 
 
 def beyond_sidecar(policy: TrafficPolicy) -> list[Problem]:
-    """Problems for ``podlane run`` and the sidecar, which select classes by marks."""
+    """Problems for ``podlane run`` and a sidecar with a policy of its own."""
+    return [*_beyond_one_interface(policy), *beyond_marks(policy)]
+
+
+def beyond_marks(policy: TrafficPolicy) -> list[Problem]:
+    """Problems for all that select classes by marks which they write themselves."""
     problems = []
     if policy.shaper is not Shaper.HTB:
         problems.append(
@@ -135,7 +152,7 @@ def beyond_agent(policy: TrafficPolicy) -> list[Problem]:
     """Problems for the node agent, which steps aside and has no relay."""
     remedy = "Remove it, or have the Pod carry a sidecar (podlane.io/mode: sidecar)."
     return [
-        *beyond_sidecar(policy),
+        *beyond_marks(policy),
         *(
             Problem(each.path, "The node agent sees the first packets of a connection alone.", remedy)
             for each in beyond_step_aside(policy)

@@ -41,6 +41,15 @@ class WorkloadStatus:
     """Which end of its link holds it: pod or host. Left out while its lanes are not in force."""
     enforce_reason: str | None = None
     """Why that is not the node's end, where that is wanted. Left out without a reason."""
+    budget: str | None = None
+    """What it may send together with the other workloads of this node that its policy governs, as in 500Mbit. Left out:
+    its policy has no budget."""
+    budget_of: str | None = None
+    """Whose budget that is, as in TrafficPolicy shop/web."""
+    budget_pods: int | None = None
+    """By how many workloads of this node it is shared."""
+    share: str | None = None
+    """What it has of the budget now: the total to which it is held."""
     marked_by: str | None = None
     """The mesh's proxy whose marks say the class of its connections, as in Istio (gid 1337). Left out: none."""
 

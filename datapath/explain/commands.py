@@ -23,7 +23,7 @@ from tc_core.render import lanes_commands
 from tc_core.trees import Lanes
 from traffic_policy.marks import ClassIds
 from traffic_policy.policy import TrafficPolicy
-from traffic_policy.scope import beyond_packets, beyond_sidecar
+from traffic_policy.scope import beyond_marks, beyond_packets
 from traffic_policy.settings import Datapath
 
 _RESTORE: Final = {Family.V4: "iptables-restore", Family.V6: "ip6tables-restore"}
@@ -79,7 +79,7 @@ class Commands:
 
 def commands_for(policy: TrafficPolicy, interface: str, settings: CaptureSettings | None = None) -> Commands:
     """All commands for a checked policy on ``interface``."""
-    if beyond_sidecar(policy):
+    if beyond_marks(policy):
         return _for_packets(policy, interface)
     settings = settings or CaptureSettings(interface=interface)
     ids = ClassIds.assign(c.name for c in policy.classes)

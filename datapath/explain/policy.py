@@ -29,7 +29,7 @@ from traffic_policy.policy import (
     TrafficPolicy,
     TransportProtocol,
 )
-from traffic_policy.scope import beyond_ebpf, beyond_packets, beyond_sidecar, needs_names
+from traffic_policy.scope import beyond_ebpf, beyond_marks, beyond_packets, needs_names
 from traffic_policy.settings import Datapath
 from traffic_policy.units import Rate
 
@@ -94,6 +94,10 @@ class Explanation:
     use: tuple[str, ...]
 
 
+_ONLY_AGENTS: Final = (
+    "Only the agents of nodes can use this policy: a budget is shared by Pods, and podlane run, podlane tc and a "
+    "sidecar know one interface alone."
+)
 _FOLLOWED: Final = (
     "Each request of an HTTP/1 connection chooses its own class; an HTTP/2 connection is in the strictest class "
     "of its requests. Where it is in doubt where a request begins, the connection"
@@ -114,7 +118,7 @@ def explain_policy(policy: TrafficPolicy, settings: CaptureSettings | None = Non
     guaranteed = sum(c.rate.bits_per_second for c in classes)
     free = Rate(max(0, policy.total.bits_per_second - guaranteed))
     received = policy.received()
-    not_sidecar, not_packets = beyond_sidecar(policy), beyond_packets(policy)
+    not_sidecar, not_packets = beyond_marks(policy), beyond_packets(policy)
     return Explanation(
         describe.headline(policy, settings.interface),
         policy.total,
@@ -127,7 +131,7 @@ def explain_policy(policy: TrafficPolicy, settings: CaptureSettings | None = Non
         tuple(_notes(policy, settings, for_sidecar=not not_sidecar)),
         for_sidecar=not not_sidecar,
         for_packets=not not_packets,
-        use=tuple(_use(not_sidecar, not_packets)),
+        use=(_ONLY_AGENTS,) if policy.budget is not None and not not_sidecar else tuple(_use(not_sidecar, not_packets)),
     )
 
 

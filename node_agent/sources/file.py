@@ -123,9 +123,11 @@ def _workload(
     )
     if "policy" not in entry:
         return workload(None, claim=EntryClaim(labels, interface, OnFailure(on_failure), Mesh(mesh), chosen))
+    named = entry["policy"] if isinstance(entry["policy"], str) else ""
     try:
         policy = _policy(entry["policy"], where, folder, policies)
-        return workload(lanes_of_policy(policy, interface, OnFailure(on_failure), mesh=Mesh(mesh), datapath=chosen))
+        lanes = lanes_of_policy(policy, interface, OnFailure(on_failure), mesh=Mesh(mesh), datapath=chosen)
+        return workload(lanes, policy_file=named)
     except PodlaneError as error:
         return workload(None, str(error))
 

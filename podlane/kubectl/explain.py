@@ -130,6 +130,9 @@ def _asked(port: int, said: Explained) -> Explained:
         said = replace(said, notes=(*said.notes, f"It is held at its own end. {workload.enforce_reason}"))
     if workload.marked_by:
         said = replace(said, notes=(*said.notes, f"{workload.marked_by} marks its connections by class (spec.mesh)."))
+    if workload.budget:
+        shared = f"of the budget of {workload.budget_of}, {workload.budget} for {workload.budget_pods} Pods of its node"
+        said = replace(said, notes=(*said.notes, f"It has {workload.share} now, {shared}."))
     if workload.lost:
         said = replace(said, notes=(*said.notes, f"Missing, and put back at once: {', '.join(workload.lost)}."))
     if workload.state != _PROGRAMMED:

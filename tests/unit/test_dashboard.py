@@ -108,6 +108,7 @@ def test_queries_about_agents_are_of_the_chosen_nodes_and_pods() -> None:
                     "podlane_agent_datapaths",
                     "podlane_agent_cni_calls",
                     "podlane_agent_control_plane",
+                    "podlane_budget_bits",
                 )
             )
             chosen = 'node=~"$node"' if of_node else '{node=~"$node",namespace=~"$namespace",pod=~"$pod"}'

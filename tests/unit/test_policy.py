@@ -101,7 +101,7 @@ ONE = "total: 50Mbit\nclasses: [{{name: a, rate: 1Mbit, match: [{match}]}}]"
         pytest.param("total: 50Mbit\nclases: []", "There is no key clases. Did you mean classes?", id="unknown-key"),
         pytest.param("total: 50Mbit\nclasses: [{name: a, rate: 1Mbit, match: {prot: 80}}]",
                      "classes[0].match[0]: There is no key prot. Did you mean port?", id="unknown-criterion"),
-        pytest.param("total: 50Mbit\nxyzzy: 1", "The keys here are total, shaper, classes, default, rehearsal, ingress, requests, quic.", id="unlike-any-key"),
+        pytest.param("total: 50Mbit\nxyzzy: 1", "The keys here are total, budget, shaper, classes, default, rehearsal, ingress, requests, quic.", id="unlike-any-key"),
         pytest.param("total: 50Mbit\nclasses: [{name: a, rate: 1Mbit, match: {port: 1}}, {name: a, rate: 1Mbit, match: {port: 2}}]",
                      "two classes named a", id="duplicate-name"),
         pytest.param("classes: []", "total is missing. Add the bandwidth", id="no-total"),

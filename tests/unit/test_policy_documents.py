@@ -18,6 +18,7 @@ from tc_core.builder import ClassBuilder, DefaultBuilder
 from tc_core.controller import TrafficController
 from traffic_policy.errors import PolicyError
 from traffic_policy.policy import (
+    Budget,
     ClassIngress,
     DefaultClass,
     Ingress,
@@ -38,7 +39,7 @@ REFERENCE = (ROOT / "docs/reference/policy.md").read_text()
 SCHEMA = policy_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
 MODELS: Mapping[str, type[BaseModel]] = {
-    model.__name__: model for model in (ClassIngress, DefaultClass, Ingress, Match, Rehearsal, TrafficClass)
+    model.__name__: model for model in (Budget, ClassIngress, DefaultClass, Ingress, Match, Rehearsal, TrafficClass)
 }
 
 
@@ -115,7 +116,8 @@ def test_the_library_has_a_call_for_every_key_that_packets_can_tell() -> None:
     table = guide[start : guide.index("\n\n", start)].splitlines()[2:]
     told = {key for row in table for key in re.findall(r"`(\w+)`", row.split("|")[3])}
     only_a_proxy_sees = {"sni", "host", "alpn", "direction", "requests", "quic"}
-    assert told | {"default"} == keys(TrafficPolicy, TrafficClass, Match) - only_a_proxy_sees
+    only_agents_share = {"budget"}
+    assert told | {"default"} == keys(TrafficPolicy, TrafficClass, Match) - only_a_proxy_sees - only_agents_share
     for builder in (TrafficController, ClassBuilder, DefaultBuilder):
         parameters = set(inspect.signature(builder.rehearsal).parameters) - {"self"}
         assert parameters == keys(Rehearsal), builder.__name__

@@ -85,6 +85,7 @@ _SHORT: Final = ".replace(' ', '')"
 
 SPEC: Final = (
     _within(_PROMISED, "self.total", "!has(self.total)", "total"),
+    _within(_PROMISED, "self.budget.node", "!has(self.budget)", "budget.node"),
     _within(_PROMISED_INGRESS, "self.ingress.total", "!has(self.ingress)", "ingress.total"),
     rule(
         "has(self.ingress) || ((!has(self.classes) || !self.classes.exists(c, has(c.ingress))) "
@@ -120,7 +121,8 @@ CLUSTER_SPEC: Final = (
         "The policy says nothing. Add total, what each Pod may send, or caps, the most that Pods may have.",
     ),
     rule(
-        "has(self.total) || !(has(self.classes) || has(self.default) || has(self.ingress) || has(self.rehearsal))",
+        "has(self.total) || !(has(self.classes) || has(self.default) || has(self.ingress) || has(self.rehearsal) "
+        "|| has(self.budget))",
         "The classes have nothing to share. Add total, as in total: 100Mbit, or leave nothing but caps.",
     ),
 )

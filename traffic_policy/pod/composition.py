@@ -31,7 +31,7 @@ from traffic_policy.pod.annotations import (
 from traffic_policy.pod.quantities import bandwidth_text
 from traffic_policy.policy import TrafficClass, TrafficPolicy
 from traffic_policy.policy_file import policy_from_document
-from traffic_policy.scope import beyond_sidecar
+from traffic_policy.scope import beyond_marks
 from traffic_policy.units import Rate
 
 _CLASS_PATH: Final = re.compile(r"classes\[(\d+)\]")
@@ -107,7 +107,7 @@ def compose(parts: Parts) -> Composition:
         document["default"] = parts.default
     try:
         policy = policy_from_document(document)
-        found = beyond_sidecar(policy)
+        found = beyond_marks(policy)
     except PolicyError as error:
         found = list(error.problems)
     else:

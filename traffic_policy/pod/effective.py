@@ -79,7 +79,7 @@ def _brief(problem: Problem) -> Problem:
     return replace(problem, path=shortened(problem.path, _LONGEST_PATH), message=shortened(problem.message, _LONGEST))
 
 
-_TOLD: Final = ("warnings", "clamps", "neighbours")
+_TOLD: Final = ("warnings", "clamps", "neighbours", "unkept")
 """Fields that only say something about the others."""
 
 
@@ -107,6 +107,8 @@ class PodPolicy:
     """What caps have lowered in ``policy``."""
     neighbours: tuple[str, ...] = ()
     """What else may hold the Pod, in sentences, which are among ``warnings``."""
+    unkept: tuple[str, ...] = ()
+    """What a policy asks for that is not kept here, in sentences, which are among ``warnings``."""
 
     @property
     def document(self) -> Mapping[str, Any]:
@@ -302,6 +304,11 @@ def _shared_document(name: str, text: str | None) -> Mapping[str, Any]:
     if not isinstance(document, dict):
         raise ValueError(
             f"{where}: This is not a policy. Write keys and values; docs/reference/policy.md has examples."
+        )
+    if "budget" in document:
+        raise ValueError(
+            f"{where}: A budget is shared by the Pods that a TrafficPolicy governs, not by those that name a "
+            "ConfigMap. Remove budget there, or write the policy as a TrafficPolicy."
         )
     return document
 

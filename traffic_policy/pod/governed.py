@@ -117,7 +117,22 @@ def governed(annotations: Mapping[str, str], *, shared: str | None = None) -> Po
     said = Governance.read(text)
     released = said.releases(annotations)
     policy = within(effective(annotations, shared=shared, base=RELEASED if released else said.base), said.caps)
+    policy = _without_budget(policy, said.base)
     return replace(policy, warnings=(*policy.warnings, _FREE)) if released else policy
+
+
+def _without_budget(policy: PodPolicy, base: BasePolicy | None) -> PodPolicy:
+    """A sidecar knows no other Pods."""
+    budget = policy.policy.budget
+    if budget is None or base is None:
+        return policy
+    told = (
+        f"The budget of {base.name}, {budget.node} for the Pods of a node, is not kept here: this Pod has a sidecar, "
+        "which knows no other Pods, so its own total alone holds it. Have the agent of its node hold it instead "
+        "(podlane.io/mode: agent)."
+    )
+    alone = policy.policy.model_copy(update={"budget": None})
+    return replace(policy, policy=alone, warnings=(*policy.warnings, told), unkept=(told,))
 
 
 def within(policy: PodPolicy, caps: Sequence[CapsOf]) -> PodPolicy:

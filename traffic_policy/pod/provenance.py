@@ -79,6 +79,8 @@ class _Sources:
         written = policy.policy
         rules = self._rules
         yield Origin("total", str(written.total), self._total((EGRESS, KUBERNETES_EGRESS), "total", rules.most_sent))
+        if written.budget is not None:
+            yield Origin("budget of the node", str(written.budget.node), self._in_shared("budget"))
         if (ingress := written.ingress) is not None:
             names = (INGRESS, KUBERNETES_INGRESS)
             yield Origin("ingress total", str(ingress.total), self._total(names, "ingress", rules.most_received))

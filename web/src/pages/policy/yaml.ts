@@ -4,6 +4,7 @@ import type { PolicyDoc } from './model';
 
 const ORDER = [
   'total',
+  'budget',
   'shaper',
   'ingress',
   'requests',
