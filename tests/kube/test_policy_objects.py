@@ -18,6 +18,7 @@ GOOD = [
     traffic_policy("rates", "1.5 Gbit/s", classes=[lane("a", "64Kibit"), lane("b", "1Gi"), lane("c", "10 mbitps", ceil="10M")]),
     traffic_policy("exact", "30Mbit", classes=[lane("a"), lane("b", "15Mbit", port=26)], default={"rate": "5Mbit"}),
     traffic_policy("ingress", ingress={"total": "50Mbit"}, classes=[lane("a", ingress={"rate": "50Mbit"})]),
+    traffic_policy("budget", budget={"node": "10Mbit"}, classes=[lane("a")]),
     traffic_policy("rehearsal", rehearsal={"delay": "50 ms", "jitter": "50ms"}, classes=[lane("a")]),
     traffic_policy("ports", classes=[lane("a", match=[{"port": [443, "8000-8100"], "protocol": ["tcp"]}])]),
     traffic_policy("names", classes=[lane("a", match=[{"sni": ["*.example.com"], "protocol": ["udp"]}])]),
@@ -49,6 +50,9 @@ BAD = [
         traffic_policy("bad", ingress={"total": "9Mbit"}, classes=[lane("a", ingress={"rate": "10Mbit"})]),
         "spec", "more than ingress.total, 9Mbit, together. Lower them",
     ),
+    (traffic_policy("bad", budget={"node": "9Mbit"}, classes=[lane("a")]), "spec", "more than budget.node, 9Mbit, together. Lower them"),
+    (traffic_policy("bad", budget={"node": "500"}), "spec.budget.node", "This is not a rate."),
+    (traffic_policy("bad", budget={}), "spec.budget.node", "Required value"),
     (traffic_policy("bad", classes=[lane("a", ingress={"rate": "1Mbit"})]), "spec", "Add it under spec, as in ingress"),
     (traffic_policy("bad", classes=[lane("a", ceil="9Mbit")]), "spec.classes[0]", "held to 9Mbit while 10Mbit is guaranteed to it. Lower rate to 9Mbit"),
     (traffic_policy("bad", default={"rate": "2Mbit", "ceil": "1Mbit"}), "spec.default", "held to 1Mbit while 2Mbit"),
@@ -86,6 +90,7 @@ BAD = [
     (traffic_policy("bad", mesh="linkerd"), "spec.mesh", 'supported values: "envoyfilter"'),
     (cluster_traffic_policy("bad"), "spec", "The policy says nothing. Add total"),
     (cluster_traffic_policy("bad", caps={}), "spec.caps", "The caps are empty. Say the most"),
+    (cluster_traffic_policy("bad", caps={"ceil": "1Gbit"}, budget={"node": "1Gbit"}), "spec", "Add total, as in total: 100Mbit"),
     (cluster_traffic_policy("bad", caps={"ceil": "1Gbit"}, classes=[lane("a")]), "spec", "Add total, as in total: 100Mbit"),
 ]  # fmt: skip
 
