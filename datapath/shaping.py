@@ -155,6 +155,9 @@ class Shaping:
         self._device_counts = device_counts
         self._still = False
         """Whether the counters stay as they are while no packet passes."""
+        self._passed: bytes | None = None
+        self._in_all = ClassStats()
+        """What :meth:`sent_in_all` said last, when so much had passed."""
         self._kernel = kernel
         self._features = features
         self._replace = replace
@@ -274,11 +277,16 @@ class Shaping:
         self.share, self._lanes = share, (new, ingress)
 
     def sent_in_all(self) -> ClassStats:
-        """The counters of what is sent, all classes together, read now; the backlog is that of the classes. Raises the
-        errors of :mod:`tc_core`."""
+        """The counters of what is sent, all classes together, as they are now; the backlog is that of the classes.
+        Raises the errors of :mod:`tc_core`."""
+        passed = None if self._device_counts is None else self._device_counts.text()
+        if passed is not None and passed == self._passed and not self._in_all.backlog_packets:
+            return self._in_all
         counters = self._kernel.counters(self.end.sends_by(self.interface))
         waiting = sum(each.backlog_packets for handle, each in counters.items() if handle != INNER_HANDLE)
-        return replace(counters.get(INNER_HANDLE, ClassStats()), backlog_packets=waiting)
+        self._in_all = replace(counters.get(INNER_HANDLE, ClassStats()), backlog_packets=waiting)
+        self._passed = passed
+        return self._in_all
 
     def devices(self) -> list[int]:
         """The numbers of the devices with classes, of those that are there."""

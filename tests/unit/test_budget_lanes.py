@@ -9,6 +9,7 @@ from tc_core.apply.ends import NodeEnd, PodEnd, ShapedEnd
 from tc_core.compile.held_tree import held, held_changes
 from tc_core.compile.mark_tree import INNER_HANDLE, compile_policy, leaf_handle
 from tc_core.compile.packet_tree import ifb_name
+from tc_core.device_counts import DeviceCounts
 from tc_core.errors import KernelError
 from tc_core.fake.kernel import FakeKernel
 from tc_core.kernel import ChangeClass
@@ -161,6 +162,30 @@ def test_the_counters_of_all_classes_together() -> None:
     kernel.queue(leaf_handle(0xFF), 3028)
     found = made.sent_in_all()
     assert (found.bytes, found.overlimits, found.backlog_packets) == (1000, 3, 3)
+
+
+class Counts(DeviceCounts):
+    """Of an interface that does not exist."""
+
+    def __init__(self) -> None:
+        self.passed = 0
+
+    def text(self) -> bytes:
+        return str(self.passed).encode()
+
+
+def test_classes_are_not_read_again_while_nothing_passes_and_nothing_waits() -> None:
+    kernel, counts = FakeKernel("eth0"), Counts()
+    made = Shaping(kernel, "eth0", ALL_FEATURES, replace=False, device_counts=counts, budgets=True)
+    apply(made, POLICY)
+    made.sent_in_all()
+    kernel.count(INNER_HANDLE, ClassStats(bytes=1000))
+    assert made.sent_in_all().bytes == 0
+    counts.passed += 1
+    kernel.queue(leaf_handle(1), 1514)
+    assert made.sent_in_all().bytes == 1000
+    kernel.count(INNER_HANDLE, ClassStats(bytes=1000, overlimits=1))
+    assert made.sent_in_all().overlimits == 1, "what waits will be sent, or is held up"
 
 
 def test_at_no_time_are_guarantees_more_than_the_total() -> None:
