@@ -131,6 +131,9 @@ def test_a_budget_goes_to_those_that_want_it(
         settle([first], least=0.93)  # the others keep a little, to begin with
         with second.sending():
             with third.sending():
+                took = since(lambda: share(agent, third.pod) > 0.9 * BUDGET / 3, "its third")
+                print(f"the third has its part {took:.2f} s after it has begun")
+                assert took < 5  # three turns, on a machine that has nothing else to do
                 settle(senders, each=BUDGET / 3)
                 assert agent.workload(first.pod)["budget"] == "60Mbit"
                 assert agent.workload(first.pod)["budget_of"] == "file shared.yaml"
@@ -139,7 +142,7 @@ def test_a_budget_goes_to_those_that_want_it(
                 assert f'podlane_budget_share_bits_per_second{{namespace="",pod="{first.pod.namespace.name}"' in metrics
             took = since(lambda: share(agent, first.pod) > 0.9 * BUDGET / 2, "its half")
             print(f"what the third does not use is given to the others after {took:.2f} s")
-            assert took < 3  # a second, on a machine that has nothing else to do
+            assert took < 5  # a second, on a machine that has nothing else to do
             settle([first, second], each=BUDGET / 2)
     assert not any(agent.workload(pod)["lost"] for pod in three.pods), "shares are no drift"
     assert "what was installed here is gone" not in agent.log.read_text()
