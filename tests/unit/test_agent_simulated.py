@@ -68,7 +68,7 @@ def test_they_join_and_apply_and_come_again(tmp_path: Path) -> None:
                         "revision 4  applied 5" in (tmp_path / "log").read_text() and (tmp_path / "log").read_text()
                     ),
                 )
-                reported = until("a report", lambda: next((m for m in _all(heard) if m.report.at), None))
+                reported = until("a report of lanes", lambda: next((m for m in _all(heard) if m.report.lanes), None))
             finally:
                 process.send_signal(signal.SIGTERM)
                 assert process.wait(20) == 0
