@@ -107,6 +107,7 @@ class AgentStatus:
     refusal: str = ""
     """Why it did not take the revision that it was told last."""
     programmed: int = 0
+    """As ``failed`` and ``waiting`` a number of workloads, of those that have a policy of the tenant."""
     failed: int = 0
     waiting: int = 0
     failures: tuple[WorkloadFailure, ...] = ()
@@ -114,6 +115,7 @@ class AgentStatus:
     memory: int = 0
     """Bytes."""
     workloads: int = 0
+    """All of its node."""
     troubles: tuple[str, ...] = ()
     traffic: AgentTraffic = NO_TRAFFIC
     """As its last report has it, which was heard at ``reported``."""

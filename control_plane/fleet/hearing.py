@@ -57,10 +57,13 @@ def take_applied(status: AgentStatus, applied: Applied, told: int) -> None:
 
 
 def take_health(status: AgentStatus, health: Health) -> None:
-    """Raises :class:`RpcError`, and changes nothing then."""
+    """Raises :class:`RpcError`, and changes nothing then.
+
+    What it says of failed workloads is about all of its node, also those that have nothing of ours: a Pod whose own
+    annotations are refused is no failure of what is desired. Its reason is among the troubles.
+    """
     _check_number("troubles", len(health.troubles), _MOST_TROUBLES)
     status.cpu_ms, status.memory, status.workloads = health.cpu_ms, health.memory_bytes, health.workloads
-    status.programmed, status.failed = health.programmed, health.failed
     status.troubles = tuple(map(_sentence, health.troubles))
 
 

@@ -152,9 +152,9 @@ class AgentSession:
             self._tenant.reported(self, said.report.lanes)
             self._watch(now)
         elif kind == "health":
-            before = self.status.troubles, self.status.programmed, self.status.failed
+            before = self.status.troubles, self.status.workloads
             take_health(self.status, said.health)
-            if before != (self.status.troubles, self.status.programmed, self.status.failed):
+            if before != (self.status.troubles, self.status.workloads):
                 self._tenant.changed(self)
         elif kind == "renew":
             self._renew(said.renew.csr)

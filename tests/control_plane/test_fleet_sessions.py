@@ -275,6 +275,24 @@ def test_what_failed_is_kept_with_its_reason(bench: Bench) -> None:
     assert (bench.state(), status.refusal) == (AgentState.FAILED, "The kernel has no HTB.")
 
 
+def test_a_workload_without_a_policy_of_the_tenant_does_not_make_its_agent_fail(bench: Bench) -> None:
+    """A Pod in its node's network, say, or one whose own annotations are wrong: no change of a policy mends it."""
+    refused = Health(workloads=3, programmed=2, failed=1, troubles=["shop/host: The Pod uses its node's network."])
+    agent = connected(bench)
+    agent.say(health=refused)
+    assert bench.state() == AgentState.IN_SYNC, "nothing is desired of it"
+    bench.publish()
+    bench.until("the policy", agent.take)
+    agent.confirm(programmed=1)
+    agent.say(health=refused)
+    status = bench.fleet.agents("default").agents["east", "n1"]
+    assert (bench.state(), status.troubles) == (AgentState.IN_SYNC, tuple(refused.troubles))
+    assert (status.workloads, status.programmed, status.failed) == (3, 1, 0)
+    agent.confirm(failed=1, failures=[WorkloadState(workload="shop/web-1", state="refused", policy="web")])
+    agent.say(health=Health(workloads=3, programmed=3))
+    assert bench.state() == AgentState.FAILED, "it has said so of what is desired, and of nothing else since"
+
+
 def test_figures_are_summed_and_bounded(bench: Bench) -> None:
     bench.publish()
     bench.read()

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
+import yaml
 
+from fleet_api.desired import DesiredState, FleetPolicy
+from node_agent.fleet.outcome import concerned
+from node_agent.fleet.policies import LanesOfPolicies, place
 from node_agent.happenings import happening
 from node_agent.lanes import State
 from node_agent.sources.pods import AskedPod, asked, needed
@@ -132,6 +137,29 @@ def test_what_cannot_be_honoured_is_refused(given: dict[str, Any], namespace: di
     assert workload.lanes is None
     assert words in workload.refusal
     assert found.own_network is ("hostNetwork" not in given["spec"])
+
+
+@pytest.mark.parametrize(
+    ("given", "policy", "counts"),
+    [
+        (pod({}), "total: 5Mbit", True),
+        (pod({}), "total: 5Mbit\nrequests: follow", True),
+        (pod({}, hostNetwork=True), "total: 5Mbit", False),
+        (pod({"podlane.io/egress-bandwidth": "fast"}), "total: 5Mbit", False),
+    ],
+    ids=["a Pod", "a policy that no agent can honour", "host network", "wrong limits of its own"],
+)
+def test_what_a_control_plane_is_told_is_about_its_own_policies(
+    given: dict[str, Any], policy: str, *, counts: bool
+) -> None:
+    """A Pod that is refused for what it says itself does not count: no change of a policy would mend it."""
+    found = asked(given, shop(), Mode.NONE, fleet=True)
+    assert found is not None
+    state = DesiredState(7, {"web": FleetPolicy("web", 1, json.dumps(yaml.safe_load(policy)))})
+    workload = found.workload(None)
+    placed = place({workload.name: workload}, state, LanesOfPolicies()).workloads
+    assert placed.keys() == {"shop/web"}
+    assert [each.fleet_policy for each in concerned(placed)] == (["web"] if counts else [])
 
 
 def test_a_policy_that_cannot_be_read_is_no_missing_one() -> None:
