@@ -79,9 +79,15 @@ class _Sampler:
         self._peaks: dict[str, Rate] = {}
         self.last: tuple[ClassSnapshot, ...] = ()
         """Snapshots of the existing classes."""
-        self._counters: Mapping[Handle, ClassStats] = {}
+        self.counters: Mapping[Handle, ClassStats] = {}
+        """As they were read last."""
         self._idle = False
         """Whether :attr:`last` is of these classes."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether packets waited in a class at the last reading."""
+        return any(stats.backlog_packets for stats in self.counters.values())
 
     def follow(self, classes: tuple[ResolvedClass, ...]) -> None:
         """Sample these classes from now on."""
@@ -92,12 +98,12 @@ class _Sampler:
     def sample(
         self, counters: Mapping[Handle, ClassStats], ids: ClassIds, now: float, *, since: float | None = None
     ) -> bool:
-        """Make :attr:`last` of counters read at ``now`` (seconds); whether they are the same as before and nothing
-        waits, nor will while nothing is sent. ``since``: until then the last reading is known to have been true."""
+        """Make :attr:`last` of counters read at ``now`` (seconds); whether it stays so while they are the same, since
+        all rates are 0. ``since``: until then the last reading is known to have been true."""
         if self._idle and since is not None:
-            self._meter.again(self._counters, since)
+            self._meter.again(self.counters, since)
         if self._idle and self._meter.again(counters, now):
-            return not any(stats.backlog_packets for stats in counters.values())
+            return True
         rates = self._meter.read(counters, now)
         snapshots = []
         for c in self._classes:
@@ -111,7 +117,7 @@ class _Sampler:
                 ClassSnapshot(c.name, ids[c.name], handle, c.rate, c.ceil, c.priority, stats, rate, self._peaks[c.name])
             )
         self.last = tuple(snapshots)
-        self._counters = counters
+        self.counters = counters
         self._idle = True
         return False
 
@@ -153,8 +159,10 @@ class Shaping:
         """What is left to it of a budget now, of which it never sends more; None: there is no budget."""
         self._budgets = budgets
         self._device_counts = device_counts
+        self._settled = False
+        """Whether the counters stay as they were read while no packet passes: nothing waited."""
         self._still = False
-        """Whether the counters stay as they are while no packet passes."""
+        """Whether the snapshots do then, too: all rates are 0."""
         self._passed: bytes | None = None
         self._in_all = ClassStats()
         """What :meth:`sent_in_all` said last, when so much had passed."""
@@ -195,7 +203,7 @@ class Shaping:
         policy.
         """
         whole = self.end.sending(policy, self._features, ids)  # first: fails before anything is changed
-        self._still = False
+        self._settled = False
         ingress_classifier = self.end.classifier(policy, self._features)
         ingress = compile_ingress(
             policy,
@@ -231,7 +239,7 @@ class Shaping:
         """
         if self._lanes is None or self._policy is None:
             return Report(self.interface)
-        self._still = False
+        self._settled = False
         if not self._rest and self._receiving is None:
             self.unfinished = False
             return Report(self.interface)
@@ -312,7 +320,7 @@ class Shaping:
     def put_back(self) -> None:
         """Make the changes of :meth:`missing`. Raises the errors of :mod:`tc_core`."""
         if self._lanes is not None and not self.unfinished:
-            self._still = False
+            self._settled = False
             execute(self._kernel, self.interface, self._steps())
 
     def _steps(self) -> Steps:
@@ -333,20 +341,24 @@ class Shaping:
         end) update the counters only.
         """
         moved = self._device_counts is None or self._device_counts.moved()
-        if not moved and self._still:
+        known = self._settled and not moved
+        if known and self._still:
             self.read_at = now
             return
-        sent = self._kernel.counters(self.end.sends_by(self.interface))
+        self._settled = False
+        sent = self._sending.counters if known else self._kernel.counters(self.end.sends_by(self.interface))
         still = self._sending.sample(sent, self.ids, now, since=self.read_at)
         self.snapshots = self._sending.last
+        waits = self._sending.waits
         if self._receiving is not None:
             device, total, ingress_classifier, sampler = self._receiving
-            counters = self._kernel.counters(device)
-            if ingress_classifier is IngressClassifier.PACING:
+            counters = sampler.counters if known else self._kernel.counters(device)
+            if ingress_classifier is IngressClassifier.PACING and not known:
                 counters = {handle: self._with_relayed(handle, stats) for handle, stats in counters.items()}
             still &= sampler.sample(counters, self.ids, now, since=self.read_at)
             self.received = Received(device, total, sampler.last, ingress_classifier)
-        self._still = still
+            waits |= sampler.waits
+        self._settled, self._still = not waits, still
         self.read_at = now
 
     def _with_relayed(self, handle: Handle, stats: ClassStats) -> ClassStats:
