@@ -278,9 +278,10 @@ class WorkloadLanes:
         """In the Pod's network namespace: what is there, and where lanes are to be. ``stack`` closes what is held."""
         stack.enter_context(hold_instance_lock())
         with NetlinkKernel() as kernel:
-            if lanes.interface is None and kernel.default_route_interface() is None:
+            named = lanes.interface or kernel.default_route_interface()
+            if named is None:
                 raise InterfaceNotFoundError("Its network namespace has no default route, to tell its interface.")
-            interface = shaped_interface(kernel, lanes.interface)
+            interface = shaped_interface(kernel, named)
         self._mesh = resolve(lanes.mesh)
         at_node = choose(self._node.datapath, lanes, self._mesh, self._obstacle, at_node=True)
         self.place = self._node.ends.place(namespace, interface, at_node)

@@ -27,7 +27,7 @@ from daemon.log import Logger
 from datapath.ebpf.clsact import ClsactHook
 from datapath.ebpf.datagrams import MAX_FLOWS
 from datapath.ebpf.hooks import Point, ProgramHook, hook_at
-from datapath.ebpf.libbpf import BpfError, BpfObject, LibbpfMissingError, map_entries, map_of_program, may_look_up
+from datapath.ebpf.libbpf import BpfError, BpfObject, LibbpfMissingError, map_entries, maps_of_program, may_look_up
 from datapath.ebpf.node_link import NodeLink, check_free
 from datapath.ebpf.policy_maps import ETHERNET, NOTHING_EXCLUDED, Exclusions, HashKeys, PolicyMaps, compile_table
 from datapath.ebpf.program import EGRESS, INGRESS, LASTING, OBJECT, SHARED, TO_POD, UDP_FLOWS, ObjectMissingError
@@ -94,18 +94,19 @@ class Lane:
         Raises :class:`~datapath.ebpf.libbpf.BpfError`, :class:`~datapath.ebpf.program.ObjectMissingError`,
         :class:`ConfigError`, :class:`InterfaceNotFoundError`.
         """
-        hook, link_header = self._hook(), self._link_header()
         self._listens = table.captures(Bound.INBOUND) or table.hears_quic or bool(received)
+        hooks = {point: self._hook(point) for point in self._points}
+        hook, link_header = hooks[Point.EGRESS], self._link_header()
         # While it is there no other namespace has the number, nor another one when the next process asks.
         self._number = self._link.lane if self._link is not None else here()[1] & 0xFFFFFFFF
         generation = 1 + secrets.randbelow(2**32 - 1)
         if meaning is not None:
             place = f"{self._link} {sorted(received)}" if self._link is not None else ""
             generation = _generation(f"{link_header} {self._shared.sizes} {meaning}{place}")
-            if self._in_force(generation):
+            if all(each.generation() == generation for each in hooks.values()):
                 self._adopt(hook)
                 self._maps = self._shared.offer(self._maps)
-                self._remember()
+                self._remember(hooks)
                 return True
         maps = compile_table(
             table,
@@ -124,29 +125,25 @@ class Lane:
         with self._load(maps, {UDP_FLOWS: MAX_FLOWS if table.reads_quic else 1}) as loaded:
             hook.attach(loaded.program(EGRESS), generation)
             if self._listens:
-                self._hook(Point.INGRESS).attach(loaded.program(self._name(Point.INGRESS)), generation)
+                hooks[Point.INGRESS].attach(loaded.program(self._name(Point.INGRESS)), generation)
             else:
                 self._hook(Point.INGRESS).detach()
             for name in LASTING:
                 if name not in self._maps:
                     self._maps[name] = os.dup(loaded.map(name).fd)
         self._retire(SHARED)
-        self._remember()
+        self._remember(hooks)
         return adopted
-
-    def _in_force(self, generation: int) -> bool:
-        return all(self._hook(point).generation() == generation for point in self._points)
 
     @property
     def _points(self) -> tuple[Point, ...]:
         """The hooks at which programs are wanted."""
         return (Point.EGRESS, Point.INGRESS) if self._listens else (Point.EGRESS,)
 
-    def _remember(self) -> None:
+    def _remember(self, hooks: Mapping[Point, ProgramHook]) -> None:
         """Which programs are there, so that to miss them takes little."""
         self._there = {}
-        for point in self._points:
-            hook = self._hook(point)
+        for point, hook in hooks.items():
             program = hook.program()
             if program is not None:
                 self._there[point] = self._index(point), hook, program
@@ -162,10 +159,9 @@ class Lane:
         if program is None:
             return
         try:
-            found = {name: map_of_program(program, name) for name in (*LASTING, *SHARED)}
+            self._maps = maps_of_program(program, (*LASTING, *SHARED))
         finally:
             os.close(program)
-        self._maps = {name: fd for name, fd in found.items() if fd is not None}
 
     def _retire(self, names: Iterable[str]) -> None:
         self._retired += [self._maps.pop(name) for name in names if name in self._maps]

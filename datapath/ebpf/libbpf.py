@@ -12,7 +12,7 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -384,15 +384,29 @@ def program_name(fd: int) -> str:
 
 def map_of_program(fd: int, name: str) -> int | None:
     """A descriptor of a map that a program uses, by name, for the caller to close. Raises :class:`BpfError`."""
+    return maps_of_program(fd, (name,)).get(name)
+
+
+def maps_of_program(fd: int, names: Collection[str]) -> dict[str, int]:
+    """Descriptors of maps that a program uses, of those with these names, for the caller to close.
+
+    Raises :class:`BpfError`.
+    """
     count = _info(fd, _ProgramInfo()).map_count
     ids = (_u32 * count)()
     _info(fd, _ProgramInfo(map_count=count, map_ids=ctypes.addressof(ids)))
+    wanted = {name.encode(): name for name in names}
+    found: dict[str, int] = {}
     for number in ids:
-        found = call("a map could not be opened", "bpf_map_get_fd_by_id", _u32(number))
-        if _info(found, _MapInfo()).name == name.encode():
-            return found
-        os.close(found)
-    return None
+        if len(found) == len(wanted):
+            break
+        each = call("a map could not be opened", "bpf_map_get_fd_by_id", _u32(number))
+        name = wanted.get(_info(each, _MapInfo()).name)
+        if name is None or name in found:
+            os.close(each)
+        else:
+            found[name] = each
+    return found
 
 
 def _info(fd: int, info: Any) -> Any:

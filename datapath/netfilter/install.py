@@ -89,7 +89,7 @@ class Installer:
         families = list(self._families(notes))
         begun = self.backend.generation()
         digest = _digest(ruleset, families)
-        earlier, self._earlier = self._earlier, None
+        earlier, self._earlier, self.seal = self._earlier, None, None
         # Routes are no matter of nftables.
         plain = not any(ruleset.for_family(family).routes for family in families)
         if plain and earlier is not None and earlier == self._sealed(begun, digest):
@@ -167,17 +167,16 @@ class Installer:
 
         Both families are cleaned even if one fails; the first error is raised at the end.
         """
-        if self._nothing():  # whoever was killed before the first rule may have left a route
-            cleared = [routes.clear(family, (), self._tables) for family in self._families([], even_disabled=True)]
-            return any(cleared)
-        removed = False
-        errors: list[PodlaneError] = []
         begun = self.backend.generation()
-        for family in self._families([], even_disabled=True):
-            try:
-                removed = self._remove_family(family) or removed
-            except PodlaneError as error:
-                errors.append(error)
+        errors: list[PodlaneError] = []
+        if self._nothing():
+            if self.seal is not None:  # by which there was nothing at all
+                return False
+            # Whoever was killed before the first rule may have left a route.
+            cleared = [routes.clear(family, (), self._tables) for family in self._families([], even_disabled=True)]
+            removed = any(cleared)
+        else:
+            removed = self._remove_families(errors)
         if errors:
             raise errors[0]
         if not removed and begun is not None and begun == self.backend.generation():
@@ -255,6 +254,16 @@ class Installer:
             return
         self._verify(rules)
         self._proven.add(text)
+
+    def _remove_families(self, errors: list[PodlaneError]) -> bool:
+        """Whether anything was removed."""
+        removed = False
+        for family in self._families([], even_disabled=True):
+            try:
+                removed = self._remove_family(family) or removed
+            except PodlaneError as error:
+                errors.append(error)
+        return removed
 
     def _remove_family(self, family: Family) -> bool:
         installed = self.installed(family)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from netfilter_pod import Pod, ruleset
 
+from datapath.errors import RulesetError
 from datapath.netfilter.backend import BackendKind
 from datapath.netfilter.capture_settings import CaptureSettings
 from datapath.netfilter.install import Installer
@@ -163,3 +164,33 @@ def test_a_family_that_comes_later_is_missed(pod: Pod) -> None:
     assert missing(pod)
     pod.install(RULES)
     assert missing(pod) == []
+
+
+def test_that_nothing_of_ours_is_there_is_known_to_the_next_one_until_somebody_writes(pod: Pod, nft: Watched) -> None:
+    assert not pod.remove()
+    assert pod.installer.seal is not None
+    adopt(pod, pod)
+    assert not pod.remove()
+    assert nft.runs() == [], "nobody has written any rule"
+    empty = pod.snapshot()
+    other = Pod(pod.host, pod.backend)
+    other.install(RULES)
+    adopt(pod, pod)
+    nft.runs()
+    assert pod.remove()
+    assert nft.runs()
+    assert pod.snapshot().keys() == empty.keys()
+    assert not pod.present()
+
+
+def test_routes_of_rules_that_could_not_be_written_are_removed_again(pod: Pod, nft: Watched) -> None:
+    tools = {family: Tools(nft.backend.tools[family].save, "/bin/false") for family in Family}
+    pod.backend = RestoreBackend(BackendKind.NFT, tools)
+    pod.restart()
+    pod.remove()
+    assert pod.installer.seal is not None, "there is nothing"
+    with pytest.raises(RulesetError):
+        pod.install(ruleset({"sni": ["api.example.com"]}))
+    assert pod.present(), "its routes come first"
+    assert pod.remove()
+    assert not pod.present()
