@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from datapath.ebpf.policy_maps import MOST_MATCHES
-from datapath.mesh.check import beyond_mesh
+from datapath.ebpf.numbered_matches import too_many
 from datapath.mesh.types import MeshProxy
 from node_agent.workload import WantedLanes
-from traffic_policy.policy import TrafficPolicy
 from traffic_policy.scope import beyond_ebpf
 from traffic_policy.settings import AgentDatapath, Datapath
 
@@ -49,15 +47,17 @@ def choose(
     asked = lanes.datapath or _ASKED[node.asked]
     if asked is Datapath.STEP_ASIDE:
         return ChosenDatapath(Datapath.STEP_ASIDE)
-    reason = obstacle or node.obstacle or _beyond_programs(lanes.policy, mesh, at_node=at_node)
+    reason = obstacle or node.obstacle or _beyond_programs(lanes, mesh, at_node=at_node)
     return ChosenDatapath(Datapath.STEP_ASIDE if reason else Datapath.EBPF, reason)
 
 
-def _beyond_programs(policy: TrafficPolicy, mesh: MeshProxy | None, *, at_node: bool) -> str:
+def _beyond_programs(lanes: WantedLanes, mesh: MeshProxy | None, *, at_node: bool) -> str:
     """Why programs cannot put a policy in force; empty if they can."""
-    for problem in beyond_ebpf(policy, at_node=at_node):
+    for problem in beyond_ebpf(lanes.policy, at_node=at_node):
         return problem.message
-    matches = sum(1 for _ in policy.rules())
-    if matches > MOST_MATCHES:
-        return f"The policy has {matches} matches; datapath: ebpf takes {MOST_MATCHES}."
-    return beyond_mesh(policy, mesh, Datapath.EBPF) or ""
+    if lanes.mesh_marks and mesh is not None and mesh.group is not None:
+        return (
+            f"The marks of {mesh.title}'s proxy say the class of its connections (mesh of the policy). Programs cannot "
+            "tell that proxy's sockets from others that set such marks, as rules can by their group."
+        )
+    return too_many((match for _, match in lanes.policy.rules()), services=mesh is not None and mesh.service_names)

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
+from datapath.ebpf.numbered_matches import NumberedMatch
 from datapath.protocols.detect import Protocol as WireProtocol
-from datapath.routing.table import RoutingTable
 from traffic_policy.names import normalise_host
 from traffic_policy.policy import DEFAULT_CLASS, Bound, Match
 
@@ -41,19 +41,20 @@ class NameObserver(Protocol):
         """So many connections more had a name."""
 
 
-def judged(table: RoutingTable, number: int) -> tuple[str, Match | None]:
+def judged(matches: Sequence[NumberedMatch], number: int) -> tuple[str, Match | None]:
     """The class and the match of a match's number, as the programs count it."""
-    if number < len(table.entries):
-        class_name, matcher = table.entries[number]
-        return class_name, matcher.match
+    if number < len(matches):
+        return matches[number].class_name, matches[number].matcher.match
     return DEFAULT_CLASS, None
 
 
-def hits_between(table: RoutingTable, before: Sequence[int], after: Sequence[int]) -> Iterator[tuple[int, int]]:
+def hits_between(
+    matches: Sequence[NumberedMatch], before: Sequence[int], after: Sequence[int]
+) -> Iterator[tuple[int, int]]:
     """Numbers of matches, and how many connections they have taken meanwhile."""
     last = HITS - 1
     for number, (earlier, later) in enumerate(zip(before, after, strict=True)):
-        if later > earlier and (number < last or len(table.entries) <= last):
+        if later > earlier and (number < last or len(matches) <= last):
             yield number, later - earlier
 
 

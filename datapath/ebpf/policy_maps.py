@@ -6,6 +6,10 @@ intersects them and takes the first bit, whatever the number of matches. Equal v
 matches stands one of the default class that everything satisfies, where there is room for it, so that the program
 seldom looks further than the first word.
 
+**With a mesh** no match that asks for content holds on the mesh's own ports. Beside Istio a match by name and port has
+two bits (:mod:`datapath.ebpf.numbered_matches`). The second one is satisfied by all ports that names may decide on, but
+of names only by those of services, whose port is asked for as well (the kind of port ``KIND_SERVICE``).
+
 What the table means is :meth:`datapath.routing.table.RoutingTable.route`; a property test compares the two.
 """
 
@@ -20,6 +24,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
+from datapath.ebpf.numbered_matches import MOST_MATCHES, numbered, too_many
 from datapath.routing.table import Matcher, RoutingTable
 from traffic_policy.errors import ConfigError
 from traffic_policy.marks import DEFAULT_CLASS_ID, ClassIds
@@ -28,14 +33,12 @@ from traffic_policy.policy import Bound, Network, PortRange, Quic, TransportProt
 
 ETHERNET: Final = 14
 """Bytes of the header of an Ethernet frame."""
-MOST_MATCHES: Final = 1024
-"""Bits of a vector."""
 _VECTOR: Final = struct.Struct("=16Q")
-_SETTINGS: Final = struct.Struct("=IIIIII4Q4Qi20x")
+_SETTINGS: Final = struct.Struct("=IIIIII4Q4QiI16x")
 SETTINGS_BYTES: Final = _SETTINGS.size
 """Of ``struct settings``."""
 _WORD: Final = (1 << 64) - 1
-_BLOCKS_QUIC, _TELLS_DESTINATIONS, _TELLS_SOURCES, _AT_NODE, _HEARS_QUIC = 1, 2, 4, 8, 16
+_BLOCKS_QUIC, _TELLS_DESTINATIONS, _TELLS_SOURCES, _AT_NODE, _HEARS_QUIC, _READS_SERVICES = 1, 2, 4, 8, 16, 32
 """As in policy.h."""
 _OWN_SOCKETS: Final = -1
 """BPF_F_CURRENT_NETNS: those of the interface's own network namespace."""
@@ -52,6 +55,8 @@ _KINDS: Final[Sequence[tuple[TransportProtocol | None, Bound]]] = (
     (TransportProtocol.UDP, Bound.INBOUND),
 )
 """``KIND_*`` of ``programs/types.h``."""
+_KIND_SERVICE: Final = len(_KINDS)
+_FIXED_VECTORS: Final = 4
 _PORTS: Final = 1 << 16
 _PORT_BITS: Final = 16
 _V4_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
@@ -139,19 +144,24 @@ def compile_table(
     this number there; ``received`` are then the ids of classes that limit what arrives. Raises :class:`ConfigError` if
     there are too many matches.
     """
-    matchers = table.entries
-    if len(matchers) > MOST_MATCHES:
-        raise ConfigError(
-            f"The policy has {len(matchers)} matches; datapath: ebpf takes {MOST_MATCHES}. "
-            "Put the names of one class into one match, or use datapath: step-aside."
-        )
-    vectors = _Vectors([m for _, m in matchers])
+    if problem := too_many((m.match for _, m in table.entries), services=table.reads_services):
+        raise ConfigError(f"{problem} Put the names of one class into one match, or use datapath: step-aside.")
+    matchers = numbered(table)
+    vectors = _Vectors(
+        [each.matcher for each in matchers], sum(1 << i for i, each in enumerate(matchers) if each.by_named_port)
+    )
     # In the order of the numbers that the program knows.
     vectors.number(lambda _: True)
     vectors.number(lambda m: not m.match.needs_content)
-    vectors.number(lambda m: m.sni is None and m.host is None)
+    nameless = vectors.bits(lambda m: m.sni is None and m.host is None)
+    vectors.number_of(nameless & ~vectors.by_named_port, always_new=True)
     vectors.number(lambda m: m.alpn is None)
-    matches = [*((ids[name], m.match.needs_content) for name, m in matchers), (DEFAULT_CLASS_ID, False)]
+    if table.reads_services:
+        vectors.number_of(nameless, always_new=True)
+    matches = [
+        *((ids[each.class_name], each.matcher.match.needs_content) for each in matchers),
+        (DEFAULT_CLASS_ID, False),
+    ]
     compiled = {
         "ports": _ports(table, vectors, exclude),
         "destinations": {
@@ -162,10 +172,10 @@ def compile_table(
             **_networks(vectors, lambda m: m.sources, Bound.OUTBOUND),
             **_networks(vectors, lambda m: m.sources, Bound.INBOUND, exclude.inbound_networks),
         },
-        "names": _names(vectors, keys),
+        "names": _names(vectors, keys, services=table.reads_services),
         "alpn_protocols": {
             keys.of_offer(offer): _number(vectors.number(lambda m, o=offer: m.alpn is None or o in m.alpn))  # type: ignore[misc]
-            for offer in sorted({offer for _, m in matchers for offer in m.alpn or ()})
+            for offer in sorted({offer for _, m in table.entries for offer in m.alpn or ()})
         },
         "matches": {
             _number(i): struct.pack("=BB", class_id, needs_content)
@@ -178,12 +188,14 @@ def compile_table(
         | _TELLS_SOURCES * (set(compiled["sources"].values()) != {_number(_ALL_MATCHES)})
         | _AT_NODE * (sockets is not None)
         | _HEARS_QUIC * table.hears_quic
+        | _READS_SERVICES * table.reads_services
     )
     settings = _SETTINGS.pack(
         *(generation, keys.first, keys.second, link_header, lane, flags),
         *_bits(ids.values()),
         *_bits(received),
         _OWN_SOCKETS if sockets is None else sockets,
+        table.mesh.inbound_port if table.mesh is not None else 0,
     )
     return PolicyMaps({**compiled, "settings": {_number(0): settings}, "vectors": vectors.entries})
 
@@ -195,9 +207,10 @@ def _bits(class_ids: Iterable[int]) -> Iterator[int]:
 
 @dataclass(slots=True)
 class _Vectors:
-    """Vectors, each stored once."""
+    """Vectors, each stored once. ``by_named_port``: the bits of matches that hold for the port in a service's name."""
 
     matchers: Sequence[Matcher]
+    by_named_port: int = 0
     entries: Entries = field(default_factory=dict)
     _numbers: dict[int, int] = field(default_factory=dict)
 
@@ -207,7 +220,7 @@ class _Vectors:
 
     def number(self, holds: Callable[[Matcher], bool]) -> int:
         """The number of the vector of the matches for which ``holds``. The first calls must be the program's own."""
-        return self.number_of(self.bits(holds), always_new=len(self.entries) < 4)
+        return self.number_of(self.bits(holds), always_new=len(self.entries) < _FIXED_VECTORS)
 
     def number_of(self, bits: int, *, always_new: bool = False) -> int:
         """The number of a vector."""
@@ -226,15 +239,22 @@ def _ports(table: RoutingTable, vectors: _Vectors, exclude: Exclusions) -> Entri
     for kind, (protocol, bound) in enumerate(_KINDS):
         accepts = partial(_accepts, protocol=protocol, bound=bound)
         if protocol is None or not protocol.has_ports:
-            number = vectors.number_of(vectors.bits(lambda m, a=accepts: a(m) and not m.match.port))  # type: ignore[misc]
-            found[struct.pack("=IBBH", 16, kind, 0, 0)] = _number(number)
+            bits = vectors.bits(lambda m, a=accepts: a(m) and not m.match.port)  # type: ignore[misc]
+            found[struct.pack("=IBBH", 16, kind, 0, 0)] = _number(vectors.number_of(bits))
             continue
         excluded = exclude.outbound_ports if bound is Bound.OUTBOUND else exclude.inbound_ports
-        for first, end, bits in _stretches(table, vectors, accepts, protocol, excluded):
-            for start, fixed in _prefixes(first, end):
-                key = struct.pack("=IBB", 16 + fixed, kind, 0) + struct.pack("!H", start)
-                found[key] = _number(vectors.number_of(bits))
+        found |= _keyed(kind, vectors, _stretches(table, vectors, accepts, protocol, excluded))
+    if vectors.by_named_port:
+        found |= _keyed(_KIND_SERVICE, vectors, _named_ports(vectors))
     return found
+
+
+def _keyed(kind: int, vectors: _Vectors, stretches: Iterable[tuple[int, int, int]]) -> Entries:
+    return {
+        struct.pack("=IBB", 16 + fixed, kind, 0) + struct.pack("!H", start): _number(vectors.number_of(bits))
+        for first, end, bits in stretches
+        for start, fixed in _prefixes(first, end)
+    }
 
 
 def _accepts(matcher: Matcher, protocol: TransportProtocol | None, bound: Bound) -> bool:
@@ -254,29 +274,64 @@ def _stretches(
     protocol: TransportProtocol,
     excluded: Sequence[PortRange],
 ) -> Iterator[tuple[int, int, int]]:
-    """All ports as (first, end, vector): stretches as long as the vector is the same."""
-    everywhere = vectors.bits(lambda m: accepts(m) and not m.match.ports_of(protocol))
-    # On silent ports only matches that name them read names.
-    quiet = vectors.bits(lambda m: m.match.needs_content and not m.match.port)
+    """All ports as (first, end, vector) for what has this transport protocol."""
+    tcp = protocol is TransportProtocol.TCP
+    accepted = vectors.bits(accepts) & (-1 if tcp else ~vectors.by_named_port)
+    everywhere = accepted & (vectors.bits(lambda m: not m.match.ports_of(protocol)) | vectors.by_named_port)
+    some = (
+        (ports, 1 << i)
+        for i, matcher in enumerate(vectors.matchers)
+        if accepted & ~everywhere & 1 << i
+        for ports in matcher.match.ports_of(protocol)
+    )
+    content = vectors.bits(lambda m: m.match.needs_content)
+    # On silent ports only matches that name them read names; on the mesh's own, none does.
+    quiet = content & (vectors.bits(lambda m: not m.match.port) | vectors.by_named_port)
+    mesh = table.mesh.ports if table.mesh is not None and tcp else ()
+    without = (
+        *((PortRange(port, port), quiet) for port in table.silent_ports),
+        *((ports, content) for ports in mesh),
+        *((ports, -1) for ports in excluded),
+    )
+    return _sweep(everywhere, some, without)
+
+
+def _named_ports(vectors: _Vectors) -> Iterator[tuple[int, int, int]]:
+    """All ports that names of services may have, as (first, end, vector)."""
+    everywhere = vectors.bits(lambda _: True) & ~vectors.by_named_port
+    some = (
+        (ports, 1 << i)
+        for i, matcher in enumerate(vectors.matchers)
+        if vectors.by_named_port & 1 << i
+        for ports in matcher.ports
+    )
+    return _sweep(everywhere, some, ())
+
+
+def _sweep(
+    everywhere: int, some: Iterable[tuple[PortRange, int]], without: Sequence[tuple[PortRange, int]]
+) -> Iterator[tuple[int, int, int]]:
+    """All ports as (first, end, vector): stretches as long as the vector is the same.
+
+    A vector has the bits that are ``everywhere`` and those that ``some`` ports have, less those that they are
+    ``without``.
+    """
     beginning: dict[int, list[int]] = {}
     ending: dict[int, list[int]] = {}
-    for i, matcher in enumerate(vectors.matchers):
-        for ports in matcher.match.ports_of(protocol) if accepts(matcher) else ():
-            beginning.setdefault(ports.first, []).append(i)
-            ending.setdefault(ports.last + 1, []).append(i)
+    for ports, bit in some:
+        beginning.setdefault(ports.first, []).append(bit)
+        ending.setdefault(ports.last + 1, []).append(bit)
     edges = {0, _PORTS, *beginning, *ending}
-    edges |= {edge for port in table.silent_ports for edge in (port, port + 1)}
-    edges |= {edge for ports in excluded for edge in (ports.first, ports.last + 1)}
+    edges |= {edge for ports, _ in without for edge in (ports.first, ports.last + 1)}
     open_ranges: Counter[int] = Counter()
     since, before = 0, -1
     for at in sorted(edges - {_PORTS}):
         open_ranges.update(beginning.get(at, ()))
         open_ranges.subtract(ending.get(at, ()))
-        bits = everywhere | sum(1 << i for i, count in open_ranges.items() if count)
-        if at in table.silent_ports:
-            bits &= ~quiet
-        if any(at in ports for ports in excluded):
-            bits = 0
+        bits = everywhere | sum(bit for bit, count in open_ranges.items() if count)
+        for ports, missing in without:
+            if at in ports:
+                bits &= ~missing
         if bits != before and before >= 0:
             yield since, at, before
             since = at
@@ -323,22 +378,27 @@ def _network_key(network: Network, bound: Bound) -> bytes:
     return struct.pack("=II", 32 + fixed + network.prefixlen, bound is Bound.INBOUND) + address
 
 
-def _names(vectors: _Vectors, keys: HashKeys) -> Entries:
-    """For each name and wildcard of the policy, the matches that it satisfies as an SNI and as an HTTP host."""
+def _names(vectors: _Vectors, keys: HashKeys, *, services: bool) -> Entries:
+    """For each name and wildcard of the policy, the matches that it satisfies as an SNI, as an HTTP host, and as the
+    host of one of Istio's ``services``, which is taken for both."""
     by_sni, by_host = _Named(vectors.matchers, "sni"), _Named(vectors.matchers, "host")
     # A match that asks for a name of the other kind, too, cannot hold: a connection has one of them.
     no_sni = vectors.bits(lambda m: m.sni is None)
     no_host = vectors.bits(lambda m: m.host is None)
     no_alpn = vectors.bits(lambda m: m.alpn is None)
+    by_own_port = ~vectors.by_named_port
     found: Entries = {}
     for wildcard in (True, False):
         for name in by_sni.names(wildcard=wildcard) | by_host.names(wildcard=wildcard):
-            as_sni = (no_sni | by_sni.matches(name, wildcard=wildcard)) & no_host
-            as_host = (no_host | by_host.matches(name, wildcard=wildcard)) & no_sni & no_alpn
+            with_sni = no_sni | by_sni.matches(name, wildcard=wildcard)
+            with_host = no_host | by_host.matches(name, wildcard=wildcard)
             key = keys.of_name(name, wildcard=wildcard)
             if key in found:
                 raise ConfigError("Two names have the same hash, by a chance of one in a million. Try again.")
-            found[key] = _number(vectors.number_of(as_sni)) + _number(vectors.number_of(as_host))
+            as_sni = vectors.number_of(with_sni & no_host & by_own_port)
+            as_host = vectors.number_of(with_host & no_sni & no_alpn & by_own_port)
+            as_service = vectors.number_of(with_sni & with_host) if services else as_sni
+            found[key] = _number(as_sni) + _number(as_host) + _number(as_service)
     return found
 
 

@@ -31,12 +31,12 @@ from datapath.ebpf.decided_names import (
     read_name,
 )
 from datapath.ebpf.libbpf import Map, NumberArray, RingBuffer, map_id
+from datapath.ebpf.numbered_matches import NumberedMatch, numbered
 from datapath.ebpf.program import BEGINNINGS, DECISIONS, HITS_MAP, NAMES_MAP, UDP_FLOWS, VERDICTS
 from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
 from datapath.protocols.detect import Detection, Reason
 from datapath.protocols.detect import Protocol as WireProtocol
 from datapath.routing.cached import Routing
-from datapath.routing.table import RoutingTable
 from datapath.stepaside.class_cache import FlowObserver
 from traffic_policy.units import Duration
 
@@ -91,7 +91,7 @@ class LaneReader:
         self._udp_flows = Map(maps.fds[UDP_FLOWS])
         self._decisions = NumberArray(maps.fds[DECISIONS], _NUMBERS)
         self._counted = self._decisions.raw()
-        self._names = None if names is None else _DecidedNames(maps, names)
+        self._names = None if names is None else _DecidedNames(maps, names, numbered(routing.table))
 
     def follow(self, routing: Routing) -> None:
         """Put a routing in force for what is decided from now on, and for flows of QUIC.
@@ -100,6 +100,8 @@ class LaneReader:
         """
         self.count()
         self._beginnings.routing = routing
+        if self._names is not None:
+            self._names.matches = numbered(routing.table)
         _write(self._udp_flows, self._datagrams.follow(routing))
 
     def take(self, beginning: Beginning) -> None:
@@ -121,7 +123,7 @@ class LaneReader:
         """Tell of what the programs have decided since the last time. Raises
         :class:`~datapath.ebpf.libbpf.BpfError`."""
         if self._names is not None:
-            self._names.tell(self._beginnings.routing.table)
+            self._names.tell()
         now = self._decisions.raw()
         if now == self._counted:
             return
@@ -143,28 +145,30 @@ class LaneReader:
 class _DecidedNames:
     """Names and matches of connections that the programs of one interface have decided."""
 
-    def __init__(self, maps: LaneMaps, observer: NameObserver) -> None:
+    def __init__(self, maps: LaneMaps, observer: NameObserver, matches: Sequence[NumberedMatch]) -> None:
         """Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
         self._observer = observer
+        self.matches = matches
+        """By the numbers that the programs in force count."""
         self._hits = NumberArray(maps.fds[HITS_MAP], HITS)
         self._names = Map(maps.fds[NAMES_MAP])
         self._told = self._hits.raw()
         self._names.drain(NAME_KEY.size, NAME_VALUE.size, MOST_NAMES)  # by the numbers of an earlier process's policy
 
-    def tell(self, table: RoutingTable) -> None:
-        """What is new; the numbers are those of this table. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
+    def tell(self) -> None:
+        """What is new. Raises :class:`~datapath.ebpf.libbpf.BpfError`."""
         now = self._hits.raw()
         if now == self._told:
             return  # no name either: each of these is of a connection that was counted
         layout = struct.Struct(f"={HITS}Q")
         before, self._told = layout.unpack(self._told), now
-        for number, count in hits_between(table, before, layout.unpack(now)):
-            self._observer.hit_in_kernel(*judged(table, number), count)
+        for number, count in hits_between(self.matches, before, layout.unpack(now)):
+            self._observer.hit_in_kernel(*judged(self.matches, number), count)
         for key, value in self._names.drain(NAME_KEY.size, NAME_VALUE.size, MOST_NAMES):
             read = read_name(key, value)
             if read is not None:
                 seen, number, count = read
-                self._observer.seen_in_kernel(seen, *judged(table, number), count)
+                self._observer.seen_in_kernel(seen, *judged(self.matches, number), count)
 
     def close(self) -> None:
         self._hits.close()

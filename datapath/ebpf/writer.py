@@ -69,7 +69,7 @@ class ProgramWriter:
         if wanted == self._in_force:
             return
         self.adopted = self._lane.put(
-            RoutingTable.from_policy(policy, asked.silent_ports),
+            RoutingTable.from_policy(policy, asked.silent_ports, asked.mesh),
             self._shaping.ids,
             Exclusions(
                 asked.exclude_outbound_ports,
@@ -154,4 +154,5 @@ def _meaning(policy: TrafficPolicy, ids: ClassIds, asked: CaptureSettings) -> st
         asked.exclude_inbound_ports,
         asked.exclude_inbound_cidrs,
     )
-    return json.dumps([policy.quic, rules, dict(ids), [[str(each) for each in part] for part in excluded]])
+    mesh = [] if asked.mesh is None else [repr(asked.mesh)]
+    return json.dumps([policy.quic, rules, dict(ids), [[str(each) for each in part] for part in excluded], *mesh])

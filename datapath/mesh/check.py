@@ -15,8 +15,6 @@ def beyond_mesh(policy: TrafficPolicy, mesh: MeshProxy | None, datapath: Datapat
     The relay would accept an inbound connection before the mesh's proxy, and connect to the program directly: without
     mutual TLS and without the mesh's authorization. So it does not capture inbound connections in a Pod with a mesh.
     """
-    if mesh is not None and datapath is Datapath.EBPF:
-        return f"With {mesh.title} in the Pod datapath: ebpf does not know whose connections to read. Use another one."
     if mesh is None or datapath is not Datapath.RELAY:
         return None
     names = [name for name, match in policy.rules(Bound.INBOUND) if match.needs_content]
@@ -36,10 +34,12 @@ def mesh_notes(policy: TrafficPolicy, mesh: MeshProxy, datapath: Datapath) -> It
     if not any(match.needs_content for _, match in policy.rules()):
         return
     ports = ", ".join(str(each) for each in mesh.ports)
+    whose = f"what its proxy sends ({mesh.sign})"
+    if datapath is Datapath.EBPF:
+        whose = "all that leaves, which is what its proxy sends and what the mesh leaves alone"
     yield (
-        f"Beside {mesh.title}, in TCP, names decide about what its proxy sends ({mesh.sign}), and not on ports "
-        f"{ports}, which are the mesh's. Ports and networks are those of the connections that the proxy opens: behind "
-        "a service, those of its Pod."
+        f"Beside {mesh.title}, in TCP, names decide about {whose}, and not on ports {ports}, which are the mesh's. "
+        "Ports and networks are those of the connections that the proxy opens: behind a service, those of its Pod."
     )
     if policy.quic is Quic.CLASSIFY and any(match.quic_ports for _, match in policy.rules()):
         yield "QUIC does not go through the mesh: it is read as the program sends it."

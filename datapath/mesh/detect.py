@@ -50,7 +50,9 @@ def detect_mesh(saved: str) -> DetectedMesh | None:
     if "ISTIO_OUTPUT" in chains:
         return _istio(saved, chains)
     if "PROXY_INIT_OUTPUT" in chains:
-        proxy = replace(LINKERD, user=next(_owners(saved, "PROXY_INIT_OUTPUT", "uid"), LINKERD.user))
+        user = next(_owners(saved, "PROXY_INIT_OUTPUT", "uid"), LINKERD.user)
+        (inbound, *_) = (*_ports(saved, "PROXY_INIT_REDIRECT"), LINKERD.inbound_port)
+        proxy = replace(LINKERD, user=user, inbound_port=inbound)
         return DetectedMesh(Mesh.LINKERD, proxy.title, proxy, ports=_ports(saved, "PROXY_INIT_"))
     if any(chain.startswith("CONSUL_") for chain in chains):
         return DetectedMesh(None, "Consul", ports=_ports(saved, "CONSUL_"))
@@ -61,7 +63,9 @@ def _istio(saved: str, chains: set[str]) -> DetectedMesh:
     if ambient := _AMBIENT.search(saved):
         proxy = replace(ISTIO_AMBIENT, mark=Mark(int(ambient[1], 16), int(ambient[2], 16)))
     else:
-        proxy = replace(ISTIO, group=next(_owners(saved, "ISTIO_OUTPUT", "gid"), ISTIO.group))
+        group = next(_owners(saved, "ISTIO_OUTPUT", "gid"), ISTIO.group)
+        (redirected, *_) = (*_ports(saved, "ISTIO_IN_REDIRECT"), ISTIO.inbound_port)
+        proxy = replace(ISTIO, group=group, inbound_port=redirected)
     inbound = TPROXY if "ISTIO_TPROXY" in chains else REDIRECT
     return DetectedMesh(Mesh.ISTIO, proxy.title, proxy, inbound, _ports(saved, "ISTIO_"))
 

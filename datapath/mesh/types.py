@@ -25,7 +25,8 @@ class MeshProxy:
 
     One of ``group`` (gid), ``user`` (uid) and ``mark`` is set. Names do not decide on ``ports``, which belong to the
     mesh: control plane, health, metrics, tunnels. ``service_names``: SNI may be Istio's name of a service
-    (:mod:`datapath.routing.service_names`).
+    (:mod:`datapath.routing.service_names`). ``inbound_port``: where nat leads what clients open; the proxy's sockets
+    have this port then, and packets on the wire the one that the client meant.
     """
 
     title: str
@@ -34,6 +35,7 @@ class MeshProxy:
     mark: Mark | None = None
     ports: tuple[PortRange, ...] = ()
     service_names: bool = False
+    inbound_port: int = 0
 
     @property
     def sign(self) -> str:
@@ -46,12 +48,21 @@ class MeshProxy:
 _ISTIO_PORTS: Final = (PortRange(15000, 15090),)
 """https://istio.io/latest/docs/ops/deployment/application-requirements/: 15000-15010 and 15020-15090 of the sidecar,
 with HBONE at 15008; 15010, 15012, 15014 and 15017 of istiod."""
-ISTIO: Final = MeshProxy("Istio", group=1337, ports=_ISTIO_PORTS, service_names=True)
+_ISTIO_INBOUND: Final = 15006
+ISTIO: Final = MeshProxy("Istio", group=1337, ports=_ISTIO_PORTS, service_names=True, inbound_port=_ISTIO_INBOUND)
 """The sidecar. Its uid is 1337 as well, but 0 where it intercepts by TPROXY; the gid is the same in both."""
-ISTIO_AMBIENT: Final = MeshProxy("Istio (ambient)", mark=Mark(0x539, 0xFFF), ports=_ISTIO_PORTS, service_names=True)
+ISTIO_AMBIENT: Final = MeshProxy(
+    "Istio (ambient)",
+    mark=Mark(0x539, 0xFFF),
+    ports=_ISTIO_PORTS,
+    service_names=True,
+    inbound_port=_ISTIO_INBOUND,
+)
 """ztunnel, whose sockets are in the Pod's network namespace under this mark
 (https://github.com/istio/istio/blob/master/architecture/ambient/ztunnel-cni-lifecycle.md)."""
-LINKERD: Final = MeshProxy("Linkerd", user=2102, ports=(PortRange(4140, 4143), PortRange(4190, 4191)))
+LINKERD: Final = MeshProxy(
+    "Linkerd", user=2102, ports=(PortRange(4140, 4143), PortRange(4190, 4191)), inbound_port=4143
+)
 """https://linkerd.io/2/reference/proxy-configuration/"""
 USUAL: Final = {Mesh.ISTIO: ISTIO, Mesh.LINKERD: LINKERD}
 """The defaults of a mesh whose rules are not installed yet."""

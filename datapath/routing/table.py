@@ -163,6 +163,11 @@ class RoutingTable:
         )
 
     @property
+    def reads_services(self) -> bool:
+        """Whether a name in TCP may be Istio's of a service, with a host and a port."""
+        return self.mesh is not None and self.mesh.service_names
+
+    @property
     def reads_source(self) -> bool:
         """Whether any match has a source criterion."""
         return any(matcher.sources for _, matcher in self.entries)
@@ -234,11 +239,7 @@ class RoutingTable:
 
     def understood(self, content: Content, protocol: TransportProtocol) -> Content:
         """The content as matches see it: with Istio, service names in TCP are replaced by host and port."""
-        return understood(content) if self._reads_services and protocol is TransportProtocol.TCP else content
-
-    @property
-    def _reads_services(self) -> bool:
-        return self.mesh is not None and self.mesh.service_names
+        return understood(content) if self.reads_services and protocol is TransportProtocol.TCP else content
 
     def _may_hold(self, matcher: Matcher, destination: Destination, source: Address | None) -> bool:
         """Whether the packet criteria of a match hold; content is not evaluated.
@@ -252,7 +253,7 @@ class RoutingTable:
         if matcher.accepts_port(port, destination.protocol):
             silenced = by_content and not matcher.match.port and port in self.silent_ports
         else:
-            may_tell = by_content and self._reads_services and destination.protocol is TransportProtocol.TCP
+            may_tell = by_content and self.reads_services and destination.protocol is TransportProtocol.TCP
             silenced = not may_tell or port in self.silent_ports
         return not silenced and matcher.accepts_ends(destination, source)
 

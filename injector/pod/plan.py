@@ -325,11 +325,6 @@ def _refuse_beyond_the_mesh(policy: PodPolicy, mesh: PodMesh, defaults: Injectio
 
     (The sidecar refuses the same if it alone detects the mesh, or a shared policy could not be read here.)
     """
-    if mesh.redirects and _datapath(policy, defaults) == Datapath.EBPF:
-        raise InjectionError(
-            f"The Pod is in {mesh.title}'s mesh: beside its proxy programs in the kernel do not know whose connections "
-            f"to read. Write step-aside in {DATAPATH}, or leave the annotation out."
-        )
     if not mesh.redirects or _datapath(policy, defaults) != Datapath.RELAY:
         return
     names = [name for name, match in policy.policy.rules(Bound.INBOUND) if match.needs_content]

@@ -14,6 +14,7 @@ import pytest
 
 from datapath.ebpf import libbpf, program
 from datapath.ebpf.policy_maps import HashKeys, compile_table
+from datapath.mesh.types import MeshProxy
 from datapath.protocols.detect import Detection, Detector
 from datapath.routing.flow import NO_CONTENT, Address, Content, Destination
 from datapath.routing.table import RoutingTable
@@ -90,9 +91,9 @@ class Judge:
 
 
 @contextmanager
-def judge_for(policy: TrafficPolicy) -> Iterator[Judge]:
-    """A judge for a policy."""
-    table = RoutingTable.from_policy(policy)
+def judge_for(policy: TrafficPolicy, mesh: MeshProxy | None = None) -> Iterator[Judge]:
+    """A judge for a policy, beside a mesh's proxy."""
+    table = RoutingTable.from_policy(policy, mesh=mesh)
     ids = ClassIds.assign(c.name for c in policy.classes)
     with program.load(compile_table(table, ids, KEYS), names=(program.JUDGE,)) as loaded:
         yield Judge(table, ids, loaded)

@@ -9,7 +9,7 @@ import ipaddress
 import itertools
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -18,6 +18,7 @@ from ebpf_judge import FIRST_PACKETS, MOST_TRIED, Judge, frame, judge_for, mutat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from datapath.mesh.types import ISTIO, LINKERD, MeshProxy
 from datapath.routing.flow import Address, Destination
 from traffic_policy.policy import Bound, Match, TrafficClass, TrafficPolicy, TransportProtocol
 from traffic_policy.policy_file import parse_policy
@@ -189,10 +190,10 @@ def test_five_thousand_names_cost_what_one_costs() -> None:
             assert ratio < 2
 
 
-def fuzz(judge: Judge, rounds: int, seed: int) -> int:
+def fuzz(judge: Judge, rounds: int, seed: int, more: Sequence[bytes] = ()) -> int:
     """Judge that many mutated first packets; how many were decided by data."""
     rng = random.Random(seed)
-    those = seeds()
+    those = [*seeds(), *more]
     destinations = [
         Destination.parse(a, p, bound=bound)
         for a in ("10.1.2.3", "192.0.2.1")
@@ -210,6 +211,63 @@ def test_mutated_first_packets(judge: Judge) -> None:
 @pytest.mark.timeout(1800)
 def test_a_million_mutated_first_packets(judge: Judge) -> None:
     assert fuzz(judge, 1_000_000, 1818) > 200_000
+
+
+# --- beside a mesh -----------------------------------------------------------------------------------------------------
+
+SERVICES = (
+    b"outbound_.8000_._.api.example.com",
+    b"OUTBOUND_.8000_.V1_.API.Example.Com.",
+    b"outbound_.443_.canary_.x.api.example.com",
+    b"outbound_.6379_._.db.example.com",
+    b"outbound_.25_._.db.example.com",
+    b"outbound_.65535_._.www.example.org",
+    b"outbound_.8050_." + b"s" * 62 + b"_.api.example.com",
+    b"outbound_.8000_._.unknown.example",
+    b"outbound_.1_._.com",
+)
+NO_SERVICES = (
+    b"outbound_.08000_._.api.example.com",
+    b"outbound_.0_._.api.example.com",
+    b"outbound_.65536_._.api.example.com",
+    b"outbound_.123456_._.api.example.com",
+    b"outbound_.80_.v1.api.example.com",
+    b"outbound_.80.v1_.api.example.com",
+    b"outbound_._.v1_.api.example.com",
+    b"outbound_.80_._",
+    b"outbound_.80_._.",
+    b"outbound_.80_",
+    b"outbound.80_._.api.example.com",
+    b"inbound_.8000_._.api.example.com",
+    b"xoutbound_.8000_._.api.example.com",
+    b"outbound_",
+)
+
+
+@pytest.fixture(scope="module")
+def beside_istio() -> Iterator[Judge]:
+    with judge_for(POLICY, ISTIO) as made:
+        yield made
+
+
+def test_names_of_services(beside_istio: Judge, judge: Judge) -> None:
+    ports = (25, 80, 443, 6379, 7999, 8000, 8100, 9999, 5432, 14999, 15000, 15008, 15090, 15091)
+    classes = set()
+    for address, port, bound in itertools.product(("10.1.2.3", "192.0.2.1"), ports, (Bound.OUTBOUND, Bound.INBOUND)):
+        destination = Destination.parse(address, port, bound=bound)
+        for name in (*SERVICES, *NO_SERVICES, b"api.example.com", b"a.com"):
+            for offers in ((), (alpn(b"istio-http/1.0", b"istio"),), (alpn(b"http/1.1", b"h2"),)):
+                found = beside_istio.agree(destination, HERE, records(hello(sni(name), *offers)))
+                assert found.by_data
+                classes.add(found.by_data)
+                judge.agree(destination, HERE, records(hello(sni(name), *offers)))  # without a mesh it is a name
+        beside_istio.agree(destination, HERE, b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % SERVICES[0])
+    assert len(classes) >= 6
+
+
+def test_mutated_first_packets_beside_istio(beside_istio: Judge) -> None:
+    hellos = [records(hello(sni(name), alpn(b"istio"))) for name in (*SERVICES, *NO_SERVICES)]
+    assert fuzz(beside_istio, 10_000, 1337, hellos * 20) > 2_000
 
 
 LABELS = st.sampled_from(["a", "b", "c"])
@@ -253,9 +311,15 @@ POLICIES = st.lists(st.lists(matches(), min_size=1, max_size=3), min_size=1, max
     policy=POLICIES,
     names=st.lists(NAMES, min_size=1, max_size=4),
     ports=st.lists(st.integers(1, 700), min_size=1, max_size=4),
+    mesh=st.sampled_from([None, ISTIO, LINKERD]),
 )
-def test_any_policy_means_the_same(policy: TrafficPolicy, names: list[str], ports: list[int]) -> None:
-    with judge_for(policy) as judge:
+def test_any_policy_means_the_same(
+    policy: TrafficPolicy, names: list[str], ports: list[int], mesh: MeshProxy | None
+) -> None:
+    if mesh is not None:
+        ports = [*ports, mesh.ports[0].first]
+        names = [*names, *(f"outbound_.{port}_._.{name}" for name in names for port in ports[:2])]
+    with judge_for(policy, mesh) as judge:
         for address, source in (
             ("10.1.2.3", "10.1.0.9"),
             ("192.0.2.1", "192.0.2.9"),

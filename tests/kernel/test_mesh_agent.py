@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 from agents import RunningAgent, cleanup, entry, start_agent
+from ebpf_judge import require_programs
 from istio_rules import Mode
 from mesh_world import OUTSIDE, SERVICE, SERVICE_PORT, MeshWorld, meshed
+from waiting import until
 
 from podlane.netns.topology import PodNodeServer
 
@@ -23,9 +25,17 @@ classes:
 """)
 
 
-def start(world: MeshWorld, folder: Path, mesh: str) -> RunningAgent:
-    agent = start_agent(folder, entry(world.topology.pod, POLICY) | {"mesh": mesh})
+DATAPATHS = pytest.mark.parametrize("datapath", ["step-aside", "ebpf"])
+
+
+def start(world: MeshWorld, folder: Path, mesh: str, datapath: str) -> RunningAgent:
+    if datapath == "ebpf":
+        require_programs()
+    agent = start_agent(
+        folder, entry(world.topology.pod, POLICY) | {"mesh": mesh}, datapath="auto" if datapath == "ebpf" else datapath
+    )
     agent.until_in_force(world.topology.pod, POLICY)
+    assert agent.workload(world.topology.pod)["datapath"] == datapath
     return agent
 
 
@@ -34,18 +44,24 @@ def seen(agent: RunningAgent, world: MeshWorld) -> dict[str, dict[str, int]]:
     return {name: c["connections"]["by_protocol"] for name, c in agent.classes(world.topology.pod).items()}
 
 
+def until_seen(agent: RunningAgent, world: MeshWorld, expected: dict[str, dict[str, int]]) -> None:
+    """Wait until so many have been counted, and no others: what programs count is read once a second."""
+    until(f"exactly {expected}", lambda: seen(agent, world) == expected)
+
+
 ONCE = {"api": {"tls": 1}, "files": {"tls": 1}, "web": {"http1": 1}, "default": {}}
 
 
+@DATAPATHS
 @pytest.mark.parametrize("mode", Mode, ids=str)
 def test_after_istio_what_envoy_sends_is_read_once(
-    topology: PodNodeServer, tmp_path: Path, agents: list[RunningAgent], mode: Mode
+    topology: PodNodeServer, tmp_path: Path, agents: list[RunningAgent], mode: Mode, datapath: str
 ) -> None:
     world = meshed(topology, tmp_path, mode)
     theirs = world.rules.saved()
-    agents.append(start(world, tmp_path, "auto" if mode is Mode.AMBIENT else "istio"))
+    agents.append(start(world, tmp_path, "auto" if mode is Mode.AMBIENT else "istio", datapath))
     world.works()
-    assert seen(agents[0], world) == ONCE
+    until_seen(agents[0], world, ONCE)
     assert world.rules.saved() == theirs
     assert agents[0].stop() == 0
     world.works()
@@ -54,18 +70,19 @@ def test_after_istio_what_envoy_sends_is_read_once(
     world.works()
 
 
+@DATAPATHS
 @pytest.mark.parametrize("mode", [Mode.REDIRECT, Mode.TPROXY], ids=str)
 def test_before_istio_and_through_its_restart(
-    topology: PodNodeServer, tmp_path: Path, agents: list[RunningAgent], mode: Mode
+    topology: PodNodeServer, tmp_path: Path, agents: list[RunningAgent], mode: Mode, datapath: str
 ) -> None:
     """The agent knows of a Pod before the Pod's init containers run."""
     world = meshed(topology, tmp_path, mode, rules=False)
-    agents.append(start(world, tmp_path, "istio"))
+    agents.append(start(world, tmp_path, "istio", datapath))
     world.rules.install()
     theirs = world.rules.saved()
     world.works()
-    assert seen(agents[0], world) == ONCE
+    until_seen(agents[0], world, ONCE)
     world.envoy.restart()
     world.works()
-    assert seen(agents[0], world) == {"api": {"tls": 2}, "files": {"tls": 2}, "web": {"http1": 2}, "default": {}}
+    until_seen(agents[0], world, {"api": {"tls": 2}, "files": {"tls": 2}, "web": {"http1": 2}, "default": {}})
     assert world.rules.saved() == theirs

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from ebpf_judge import require_programs
 from istio_rules import IstioRules, Mode
 from lab import connect, serving
 from mesh_world import OUTSIDE, POD_SERVICE, SERVICE, SERVICE_PORT, VIRTUAL, MeshWorld, meshed
@@ -40,12 +41,20 @@ IMPATIENT = ("--grace", "100ms")
 """Envoy keeps connections that have nothing to do; a drain would wait for them."""
 BOTH = (Mode.REDIRECT, Mode.TPROXY)
 BOTH_MODES = pytest.mark.parametrize("mode", BOTH, ids=str)
-BOTH_DATAPATHS = pytest.mark.parametrize("datapath", ["relay", "step-aside"])
+BOTH_DATAPATHS = pytest.mark.parametrize(
+    "datapath", ["relay", "step-aside", pytest.param("ebpf", marks=pytest.mark.nightly)]
+)
+ALL_DATAPATHS = pytest.mark.parametrize("datapath", ["relay", "step-aside", "ebpf"])
 
 
 def seen(sidecar: RunningSidecar) -> dict[str, dict[str, int]]:
     """How many connections each class has had, by protocol."""
     return {name: c["connections"]["by_protocol"] for name, c in sidecar.classes().items()}
+
+
+def until_seen(sidecar: RunningSidecar, expected: dict[str, dict[str, int]]) -> None:
+    """Wait until so many have been counted, and no others: what programs count is read once a second."""
+    until(f"exactly {expected}", lambda: seen(sidecar) == expected)
 
 
 def many(world: MeshWorld) -> None:
@@ -88,22 +97,25 @@ def test_its_programs_write_what_is_documented(topology: PodNodeServer, mode: Mo
 NATIVE = [pytest.param(mode, True, marks=pytest.mark.istio_programs, id=f"nftables-{mode}") for mode in BOTH]
 
 
-@BOTH_DATAPATHS
+@ALL_DATAPATHS
 @pytest.mark.parametrize(("mode", "native"), [*(pytest.param(mode, False, id=mode) for mode in Mode), *NATIVE])
 def test_after_istio_every_request_succeeds_and_is_in_its_class(
     topology: PodNodeServer, tmp_path: Path, mode: Mode, native: bool, datapath: str
 ) -> None:
+    if datapath == "ebpf":
+        require_programs()
     world = meshed(topology, tmp_path, mode, native=native)
     theirs = world.rules.saved()
     sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", datapath, *IMPATIENT)
     world.works()
-    assert seen(sidecar) == {"api": {"tls": 1}, "files": {"tls": 1}, "web": {"http1": 1}, "default": {}}
+    until_seen(sidecar, {"api": {"tls": 1}, "files": {"tls": 1}, "web": {"http1": 1}, "default": {}})
     many(world)
     # The service's requests share Envoy's connection, those that it passes through have their own. None is seen twice.
-    assert seen(sidecar) == {"api": {"tls": 1}, "files": {"tls": 1 + MANY}, "web": {"http1": 1}, "default": {}}
+    until_seen(sidecar, {"api": {"tls": 1}, "files": {"tls": 1 + MANY}, "web": {"http1": 1}, "default": {}})
     at_once(world)
+    passed = 1 + MANY + 20 + (mode is not Mode.AMBIENT)
+    until(f"{passed} connections to the server outside", lambda: seen(sidecar)["files"]["tls"] == passed)
     assert seen(sidecar)["default"] == {}
-    assert seen(sidecar)["files"]["tls"] == 1 + MANY + 20 + (mode is not Mode.AMBIENT)
     assert world.rules.saved() == theirs
     assert sidecar.stop() == 0
     assert world.rules.saved() == theirs
@@ -166,6 +178,21 @@ def test_classes_by_sni_and_host_hold_their_limits(topology: PodNodeServer, tmp_
         if min(best.values()) >= 0.95:
             return
     pytest.fail(f"not within 5 % of the ceil in {ATTEMPTS} attempts: {best}")
+
+
+def test_envoys_open_connections_follow_a_new_policy_with_programs(topology: PodNodeServer, tmp_path: Path) -> None:
+    require_programs()
+    world = meshed(topology, tmp_path, Mode.REDIRECT)
+    sidecar = start_sidecar(topology.pod, POLICY, tmp_path, "--datapath", "ebpf", *IMPATIENT)
+    world.asks_service()
+    until_seen(sidecar, {"api": {"tls": 1}, "files": {}, "web": {}, "default": {}})
+    sidecar.reload(POLICY.replace("name: api", "name: moved"))
+    body = tmp_path / "body"
+    body.write_bytes(bytes(ANSWER))
+    url = f"http://{SERVICE}:{SERVICE_PORT}/f"
+    world.curl("-f", "-T", str(body), "--resolve", f"{SERVICE}:{SERVICE_PORT}:{VIRTUAL}", url)
+    until("the upload to be counted", lambda: sidecar.classes()["moved"]["bytes"] > ANSWER)
+    assert seen(sidecar)["moved"] == {}, "Envoy has opened no other connection"
 
 
 FOLLOWED = """
@@ -262,6 +289,30 @@ def test_answers_have_their_class_by_the_port_that_clients_meant_and_stepping_as
         assert probe.recv(5) == b"ready"
     assert seen(sidecar)["plain"] == {"http1": 1}
     assert world.rules.saved() == theirs
+
+
+@pytest.mark.parametrize("mode", Mode, ids=str)
+def test_programs_tell_answers_by_the_port_that_clients_meant_and_by_name(
+    topology: PodNodeServer, tmp_path: Path, mode: Mode
+) -> None:
+    require_programs()
+    world = meshed(topology, tmp_path, mode)
+    clients = Clients(world, tmp_path / "app")
+    sidecar = start_sidecar(
+        topology.pod, f"{BY_PORT}{BY_NAME[BY_NAME.index('  - ') :]}", tmp_path, "--datapath", "ebpf"
+    )
+    clients.outside()
+    until("one answer to be counted", lambda: answered(sidecar, "web"))
+    clients.of_the_mesh()
+    until("both to be counted", lambda: sidecar.classes()["web"]["bytes"] > 2 * ANSWER)
+    sidecar.reload(BY_NAME)
+    world.peer_envoy.restart()  # a connection of its own for what comes
+    clients.of_the_mesh()
+    clients.outside()
+    until_seen(sidecar, {"service": {"tls": 1}, "plain": {"http1": 1}, "default": {}})
+    until("both answers to be counted", lambda: all(answered(sidecar, name) for name in ("service", "plain")))
+    assert sidecar.stop() == 0
+    clients.outside()
 
 
 def answered(sidecar: RunningSidecar, name: str) -> bool:

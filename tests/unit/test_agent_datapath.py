@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from datapath.mesh.types import USUAL
-from node_agent.datapath import NodeDatapath, choose
+from datapath.mesh.types import ISTIO, ISTIO_AMBIENT, LINKERD
+from node_agent.datapath import ChosenDatapath, NodeDatapath, choose
 from node_agent.sources.file import read_workloads
 from node_agent.workload import PodClaim, WantedLanes, lanes_of_annotations, lanes_of_policy
 from traffic_policy.policy_file import parse_policy
-from traffic_policy.settings import AgentDatapath, Datapath, Mesh
+from traffic_policy.settings import AgentDatapath, Datapath
 
 HOST = "{total: 10Mbit, classes: [{name: a, rate: 1Mbit, match: {host: a.example.com}}]}"
 SNI = "{total: 10Mbit, classes: [{name: a, rate: 1Mbit, match: {sni: a.example.com}}]}"
@@ -67,10 +68,26 @@ def test_what_is_in_the_way_is_told() -> None:
     node = NodeDatapath(AgentDatapath.EBPF, "libbpf.so.1 is not here")
     assert choose(node, lanes(HOST), None).reason == "libbpf.so.1 is not here"
     assert choose(NodeDatapath(), lanes(HOST), None, "the hook is taken").reason == "the hook is taken"
-    assert "Istio" in choose(NodeDatapath(), lanes(HOST), USUAL[Mesh.ISTIO]).reason
     aside = choose(node, lanes(HOST, Datapath.STEP_ASIDE), None)
     assert aside == (choose(NodeDatapath(AgentDatapath.STEP_ASIDE, "anything"), lanes(HOST), None))
     assert aside.reason == "", "it is as it was asked for"
+
+
+def test_beside_a_mesh_programs_serve_all_but_what_its_proxy_marks() -> None:
+    for mesh in (ISTIO, ISTIO_AMBIENT, LINKERD):
+        assert choose(NodeDatapath(), lanes(HOST), mesh) == ChosenDatapath(Datapath.EBPF)
+    marked = replace(lanes(HOST), mesh_marks=True)
+    aside = choose(NodeDatapath(), marked, ISTIO)
+    assert aside.datapath == "step-aside"
+    assert aside.reason.startswith("The marks of Istio's proxy say the class of its connections")
+    assert choose(NodeDatapath(), marked, None).datapath == "ebpf", "nobody marks"
+    by_port = [{"host": f"n{n}.example.com", "port": 80} for n in range(513)]
+    many = lanes(HOST.replace("{host: a.example.com}", str(by_port)))
+    assert choose(NodeDatapath(), many, LINKERD).datapath == "ebpf"
+    assert choose(NodeDatapath(), many, ISTIO).reason == (
+        "The policy has 513 matches (beside Istio 513 of them, by name and port, count twice); "
+        "datapath: ebpf takes 1024."
+    )
 
 
 def test_at_the_nodes_end_programs_tell_downloads_by_name() -> None:

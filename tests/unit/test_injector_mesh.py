@@ -151,14 +151,15 @@ def test_beside_linkerd_the_relays_sockets_may_be_made_in_its_proxys_name(
 
 
 INBOUND = {**LIMITS, "podlane.io/classes": "[{name: in, rate: 1Mbit, match: {sni: a.example, direction: inbound}}]"}
-ASIDE = {"podlane.io/datapath": "step-aside"}
+NO_RELAY = [{"podlane.io/datapath": name} for name in ("step-aside", "ebpf")]
 
 
-def test_what_clients_open_by_name_is_for_stepping_aside() -> None:
+def test_what_clients_open_by_name_is_not_for_the_relay() -> None:
     given = with_istio(pod(annotations=INBOUND), Form())
     with pytest.raises(InjectionError, match=r"Class in has inbound matches .*/datapath: step-aside"):
         planned(given)
-    assert not planned(with_istio(pod(annotations={**INBOUND, **ASIDE}), Form())).warnings
+    for datapath in NO_RELAY:
+        assert not planned(with_istio(pod(annotations={**INBOUND, **datapath}), Form())).warnings
     assert not planned(with_istio(pod(annotations=NAMES), Form())).warnings
     assert not planned(pod(annotations=INBOUND)).warnings
 

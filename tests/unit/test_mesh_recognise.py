@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,8 +73,8 @@ CASES = {
         DetectedMesh(Mesh.ISTIO, "Istio", ISTIO, "REDIRECT", (15001, 15006)),
     ),
     "another gid and other ports": (
-        rules_of(4, Mode.REDIRECT).replace("1337", "2000").replace("15001", "16001"),
-        DetectedMesh(Mesh.ISTIO, "Istio", MeshProxy("Istio", group=2000, ports=ISTIO.ports, service_names=True), "REDIRECT", (16001, 15006)),
+        rules_of(4, Mode.REDIRECT).replace("1337", "2000").replace("15001", "16001").replace("15006", "16006"),
+        DetectedMesh(Mesh.ISTIO, "Istio", replace(ISTIO, group=2000, inbound_port=16006), "REDIRECT", (16001, 16006)),
     ),
     "ambient": (
         rules_of(4, Mode.AMBIENT),
@@ -81,7 +82,7 @@ CASES = {
     ),
     "Linkerd": (
         LINKERDS,
-        DetectedMesh(Mesh.LINKERD, "Linkerd", MeshProxy("Linkerd", user=2103, ports=LINKERD.ports), "REDIRECT", (4140, 4143)),
+        DetectedMesh(Mesh.LINKERD, "Linkerd", replace(LINKERD, user=2103), "REDIRECT", (4140, 4143)),
     ),
     "Consul": (
         "*nat\n:CONSUL_PROXY_OUTPUT - [0:0]\n-A CONSUL_PROXY_REDIRECT -p tcp -j REDIRECT --to-ports 15001\nCOMMIT\n",
@@ -108,11 +109,12 @@ BY_PORT = "total: 1Mbit\nclasses: [{name: a, rate: 8kbit, match: {port: 80, dire
         (NAMED.format("inbound"), ISTIO, Datapath.RELAY, True),
         (NAMED.format("both"), LINKERD, Datapath.RELAY, True),
         (NAMED.format("inbound"), ISTIO, Datapath.STEP_ASIDE, False),
+        (NAMED.format("inbound"), ISTIO, Datapath.EBPF, False),
         (NAMED.format("inbound"), None, Datapath.RELAY, False),
         (NAMED.format("outbound"), ISTIO, Datapath.RELAY, False),
         (BY_PORT, ISTIO, Datapath.RELAY, False),
     ],
-    ids=["inbound", "both ways", "step-aside", "no mesh", "outbound", "by port"],
+    ids=["inbound", "both ways", "step-aside", "ebpf", "no mesh", "outbound", "by port"],
 )
 def test_inbound_names_are_not_for_the_relay(
     policy: str, mesh: MeshProxy | None, datapath: Datapath, refused: bool

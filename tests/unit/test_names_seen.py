@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from datapath.ebpf.decided_names import HITS, NAME_KEY, NAME_VALUE, NameSeen, hits_between, judged, read_name
+from datapath.ebpf.numbered_matches import numbered
 from datapath.protocols.detect import Detection, Protocol, Reason
 from datapath.routing.table import RoutingTable
 from datapath.stepaside.class_cache import ChosenClass, DetectedFlow
@@ -140,12 +141,12 @@ def test_the_key_of_a_match_is_that_of_its_normal_form() -> None:
 
 
 def test_what_the_programs_count_is_read_with_the_table() -> None:
-    table = RoutingTable.from_policy(POLICY)
+    matches = numbered(RoutingTable.from_policy(POLICY))
     before, after = [0] * HITS, [0] * HITS
     after[0], after[HITS - 1] = 3, 7
-    assert list(hits_between(table, before, after)) == [(0, 3), (HITS - 1, 7)]
-    assert judged(table, 0) == ("api", POLICY.classes[0].match[0])
-    assert judged(table, 1024) == ("default", None)
+    assert list(hits_between(matches, before, after)) == [(0, 3), (HITS - 1, 7)]
+    assert judged(matches, 0) == ("api", POLICY.classes[0].match[0])
+    assert judged(matches, 1024) == ("default", None)
     key = NAME_KEY.pack(b"API.Example.com.", b"\x01\xbb", 0, 0, 0)
     assert read_name(key, NAME_VALUE.pack(9)) == (seen("api.example.com"), 0, 9)
     assert read_name(NAME_KEY.pack(b"\xff", b"\0\0", 0, 0, 0), NAME_VALUE.pack(9)) is None

@@ -111,6 +111,10 @@ def test_what_is_said_of_quic_beside_a_mesh(quic: str, read: bool) -> None:
     notes = list(mesh_notes(POLICY.model_copy(update={"quic": Quic(quic)}), ISTIO, Datapath.RELAY))
     assert ("QUIC does not go through the mesh: it is read as the program sends it." in notes) == read
     assert notes[0].startswith("Beside Istio, in TCP, names decide about what its proxy sends")
+    (programs, *_) = mesh_notes(POLICY, ISTIO, Datapath.EBPF)
+    assert programs.startswith(
+        "Beside Istio, in TCP, names decide about all that leaves, which is what its proxy sends"
+    )
 
 
 def test_in_quic_a_name_is_what_it_is() -> None:

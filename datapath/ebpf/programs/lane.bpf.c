@@ -11,6 +11,7 @@
  */
 #include "packet.h"
 #include "names.h"
+#include "services.h"
 #include "tls.h"
 #include "http1.h"
 #include "beginnings.h"
@@ -102,7 +103,7 @@ __noinline __u32 class_of_packet(struct packet *packet)
 
 __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 {
-	struct name_vectors vectors = { NO_NAME, NO_CONTENT };
+	struct name_vectors vectors = { NO_NAME, NO_CONTENT, NO_NAME };
 	struct settings *settings = settings_in_force();
 	struct scratch *scratch = scratch_memory();
 	struct found_names found_names = {};
@@ -124,6 +125,9 @@ __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 		if (found_names.name && !look_up_name(found_names.name, found_names.name_length, &vectors))
 			return UNREAD;
 		if (!unite_offers(found_names.offers, found_names.offers_end))
+			return UNREAD;
+		if (settings->flags & READS_SERVICES && found_names.name &&
+		    !look_up_service(found_names.name, found_names.name_length, &vectors))
 			return UNREAD;
 		content = vectors.sni;
 		with_alpn = 1;
@@ -150,11 +154,12 @@ __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
  * told. */
 __noinline __u32 class_of_kept(struct packet *packet, struct flow *flow)
 {
-	struct name_vectors vectors = { NO_NAME, NO_CONTENT };
+	struct name_vectors vectors = { NO_NAME, NO_CONTENT, NO_NAME };
+	struct settings *settings = settings_in_force();
 	struct scratch *scratch = scratch_memory();
 	__u32 tls, offers;
 
-	if (!packet || !flow || !scratch)
+	if (!packet || !flow || !scratch || !settings)
 		return 0;
 	tls = flow->kept == 1 + WAS_TLS;
 	offers = flow->offers_length ? KEPT_NAME : 0;
@@ -163,6 +168,9 @@ __noinline __u32 class_of_kept(struct packet *packet, struct flow *flow)
 	if (flow->name_length && !look_up_name(0, flow->name_length, &vectors))
 		return 0;
 	if (tls && !unite_offers(offers, offers + flow->offers_length))
+		return 0;
+	if (tls && settings->flags & READS_SERVICES && flow->name_length &&
+	    !look_up_service(0, flow->name_length, &vectors))
 		return 0;
 	return first_match(&packet->found, tls ? vectors.sni : vectors.host, tls) & 0xff;
 }
@@ -208,19 +216,24 @@ static __always_inline int send_in(struct __sk_buff *skb, const struct settings 
 }
 
 /* Whether the packet's socket is that of its connection. RSTs, and the ACKs of TIME_WAIT, are sent by sockets that many
- * connections share, and raw packets by others; none of these may keep or find a verdict. */
-static __always_inline int of_connection(struct bpf_sock *sk, const struct packet *packet)
+ * connections share, and raw packets by others; none of these may keep or find a verdict. A mesh's proxy answers from the
+ * port to which nat has led it; on the wire it is that which the client meant. */
+static __always_inline int of_connection(struct bpf_sock *sk, const struct packet *packet, const struct settings *settings)
 {
 	__u32 state = sk->state;
 
 	if (state != BPF_TCP_ESTABLISHED && state != BPF_TCP_SYN_SENT && state != BPF_TCP_FIN_WAIT1 &&
 	    state != BPF_TCP_CLOSE_WAIT && state != BPF_TCP_LAST_ACK && state != BPF_TCP_CLOSING)
 		return 0;
-	return sk->protocol == IPPROTO_TCP && sk->src_port == bpf_ntohs(packet->source_port);
+	if (sk->protocol != IPPROTO_TCP)
+		return 0;
+	return sk->src_port == bpf_ntohs(packet->source_port) ||
+	       (settings->proxy_port && sk->src_port == settings->proxy_port);
 }
 
-/* Whether a program listens where the packet comes from: then it answers a client. */
-static __always_inline int answers(struct __sk_buff *skb, const struct packet *packet, const struct settings *settings)
+/* Whether a program listens where the packet comes from, at its socket's port: then it answers a client. */
+static __always_inline int answers(struct __sk_buff *skb, const struct packet *packet, __u16 port,
+				   const struct settings *settings)
 {
 	struct bpf_sock_tuple ends = {};
 	struct bpf_sock *sk;
@@ -230,12 +243,12 @@ static __always_inline int answers(struct __sk_buff *skb, const struct packet *p
 	if (packet->version == 4) {
 		ends.ipv4.saddr = packet->destination[3];
 		ends.ipv4.daddr = packet->source[3];
-		ends.ipv4.dport = packet->source_port;
+		ends.ipv4.dport = port;
 		sk = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv4), (__s64)settings->sockets, 0);
 	} else {
 		__builtin_memcpy(ends.ipv6.saddr, packet->destination, 16);
 		__builtin_memcpy(ends.ipv6.daddr, packet->source, 16);
-		ends.ipv6.dport = packet->source_port;
+		ends.ipv6.dport = port;
 		sk = bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv6), (__s64)settings->sockets, 0);
 	}
 	if (!sk)
@@ -418,13 +431,14 @@ static __noinline int decide(struct __sk_buff *skb, struct settings *settings, s
 		return send_in(skb, settings, DEFAULT_CLASS);
 	if (packet.kind != KIND_TCP)
 		return send_datagram(skb, &packet, settings);
-	if (!sk || !of_connection(sk, &packet)) {
+	if (!sk || !of_connection(sk, &packet, settings)) {
 		if ((packet.flags & (FLAG_SYN | FLAG_ACK)) == (FLAG_SYN | FLAG_ACK))
 			turn(&packet);
 		return send_in(skb, settings, class_of_packet(&packet) & 0xff);
 	}
 	if (!flow) {
-		flow = begin(sk, sk->state != BPF_TCP_SYN_SENT && answers(skb, &packet, settings));
+		flow = begin(sk, sk->state != BPF_TCP_SYN_SENT &&
+					 answers(skb, &packet, bpf_htons(sk->src_port), settings));
 		if (!flow)
 			return send_in(skb, settings, class_of_packet(&packet) & 0xff);
 	}
@@ -472,7 +486,7 @@ static __always_inline void hear(struct __sk_buff *skb, struct packet *packet, c
 	if (!flow) {
 		/* Turned for a moment: whether there is a listener at our end. */
 		turn(packet);
-		flow = answers(skb, packet, settings) ? begin(sk, 1) : 0;
+		flow = answers(skb, packet, bpf_htons(sk->src_port), settings) ? begin(sk, 1) : 0;
 		turn(packet);
 	}
 	if (!flow || !flow->inbound || (flow->state == DECIDED && flow->generation == settings->generation))
@@ -482,9 +496,9 @@ static __always_inline void hear(struct __sk_buff *skb, struct packet *packet, c
 		read_or_show(skb, packet, settings, flow);
 }
 
-/* The socket of ours that a packet is for, which the caller lets go. */
-static __always_inline struct bpf_sock *receiver(struct __sk_buff *skb, const struct packet *packet,
-						 const struct settings *settings)
+/* The socket of ours that a packet to this port is for. */
+static __always_inline struct bpf_sock *socket_at(struct __sk_buff *skb, const struct packet *packet, __u16 port,
+						  const struct settings *settings)
 {
 	struct bpf_sock_tuple ends = {};
 
@@ -492,14 +506,27 @@ static __always_inline struct bpf_sock *receiver(struct __sk_buff *skb, const st
 		ends.ipv4.saddr = packet->source[3];
 		ends.ipv4.daddr = packet->destination[3];
 		ends.ipv4.sport = packet->source_port;
-		ends.ipv4.dport = packet->destination_port;
+		ends.ipv4.dport = port;
 		return bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv4), (__s64)settings->sockets, 0);
 	}
 	__builtin_memcpy(ends.ipv6.saddr, packet->source, 16);
 	__builtin_memcpy(ends.ipv6.daddr, packet->destination, 16);
 	ends.ipv6.sport = packet->source_port;
-	ends.ipv6.dport = packet->destination_port;
+	ends.ipv6.dport = port;
 	return bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv6), (__s64)settings->sockets, 0);
+}
+
+/* The socket of ours that a packet is for, which the caller lets go: with a mesh that of its proxy, if nat leads there. */
+static __always_inline struct bpf_sock *receiver(struct __sk_buff *skb, const struct packet *packet,
+						 const struct settings *settings)
+{
+	struct bpf_sock *sk = socket_at(skb, packet, packet->destination_port, settings);
+
+	if (!settings->proxy_port || (sk && sk->state != BPF_TCP_LISTEN))
+		return sk;
+	if (sk)
+		bpf_sk_release(sk);
+	return socket_at(skb, packet, bpf_htons(settings->proxy_port), settings);
 }
 
 /* Read what a client begins a connection of QUIC with. */

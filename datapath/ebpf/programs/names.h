@@ -41,6 +41,7 @@ static __always_inline int name_byte(struct hashing *name, __u8 byte)
 		if (found) {
 			name->sni = found->sni;
 			name->host = found->host;
+			name->service = found->service;
 		}
 	} else if ((byte >= 'a' && byte <= 'z') || (byte >= '0' && byte <= '9') || byte == '-' || byte == '_') {
 		if (++name->label > MOST_LABEL)
@@ -83,6 +84,7 @@ static __always_inline void begin_hash(struct scratch *scratch, const struct set
 	name->label = name->bad = 0;
 	name->sni = NO_NAME;
 	name->host = NO_CONTENT;
+	name->service = UNKNOWN_SERVICE;
 }
 
 /* What the name at this place of the scratch memory satisfies. Returns 0 if it is none in plain form. */
@@ -109,6 +111,7 @@ __noinline int look_up_name(__u32 at, __u32 length, struct name_vectors *satisfi
 	found = bpf_map_lookup_elem(&names, &key);
 	satisfied->sni = found ? found->sni : name->sni;
 	satisfied->host = found ? found->host : name->host;
+	satisfied->service = found ? found->service : name->service;
 	return 1;
 }
 

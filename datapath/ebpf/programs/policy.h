@@ -18,6 +18,7 @@ enum {
 	NO_CONTENT, /* those that ask for none; also what an HTTP request without a known name satisfies */
 	NO_NAME, /* those that ask for no name: a ClientHello without a known one */
 	NO_ALPN, /* those that ask for no ALPN protocol */
+	UNKNOWN_SERVICE, /* with READS_SERVICES: as NO_NAME, for the port in the name as well */
 };
 
 /* How much of the ring (beginnings.h) is taken. */
@@ -33,6 +34,7 @@ struct waiting {
 /* The programs are at the node's end of a Pod's link, not inside the Pod's network namespace. */
 #define AT_NODE 8
 #define HEARS_QUIC 16 /* names decide in QUIC that clients open */
+#define READS_SERVICES 32 /* server names may be Istio's of services (services.h) */
 
 struct settings {
 	__u32 generation; /* another one for each policy: flows of an earlier one are looked at again */
@@ -43,7 +45,7 @@ struct settings {
 	__u64 class_ids[4]; /* a bit for each class id that exists */
 	__u64 received_ids[4]; /* and for each that limits what arrives, where programs tell the class of that */
 	__s32 sockets; /* the number of the network namespace that has the sockets; negative: that of the interface */
-	__u32 zero;
+	__u32 proxy_port; /* where nat leads what clients open, to a mesh's proxy, whose sockets have this port; 0: nowhere */
 	struct waiting shown; /* written by the programs */
 };
 
@@ -67,6 +69,7 @@ struct port_key {
 
 struct name_vectors {
 	__u32 sni, host;
+	__u32 service; /* as the host in a name of a service */
 };
 
 struct {

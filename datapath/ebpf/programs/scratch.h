@@ -24,7 +24,7 @@ struct hashing {
 	__u64 first, second;
 	__u32 key_1, key_2;
 	__u32 at, length, label;
-	__u32 sni, host;
+	__u32 sni, host, service;
 	__u32 bad;
 };
 

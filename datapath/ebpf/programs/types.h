@@ -21,8 +21,9 @@
 #define CLASS_SHIFT 24
 #define LEAF 0x00010100
 
-/* Transport protocols that a policy tells apart, and TCP and UDP of connections that clients open. */
-enum { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_INBOUND, KIND_INBOUND_UDP };
+/* Transport protocols that a policy tells apart, TCP and UDP of connections that clients open, and what is no packet's: the
+ * port in a name of a service (services.h). */
+enum { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_INBOUND, KIND_INBOUND_UDP, KIND_SERVICE };
 
 #define FLAG_SYN 0x02
 #define FLAG_ACK 0x10
