@@ -65,6 +65,7 @@ PROOFS = {
         "test_what_real_programs_send_first[192.0.2.1-curl-http]",
         "test_packets_without_names",
         "test_names_of_every_shape",
+        "test_names_of_services",
     },
     "capture": {
         "test_a_named_request_goes_by_tproxy_into_its_fw_class",
