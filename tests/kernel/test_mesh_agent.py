@@ -11,6 +11,7 @@ from ebpf_judge import require_programs
 from istio_rules import Mode
 from mesh_world import OUTSIDE, SERVICE, SERVICE_PORT, MeshWorld, meshed
 from waiting import until
+from webserver import start_nginx
 
 from podlane.netns.topology import PodNodeServer
 
@@ -86,3 +87,23 @@ def test_before_istio_and_through_its_restart(
     world.works()
     until_seen(agents[0], world, {"api": {"tls": 2}, "files": {"tls": 2}, "web": {"http1": 2}, "default": {}})
     assert world.rules.saved() == theirs
+
+
+def test_at_the_nodes_end_programs_read_what_envoy_sends_and_receives(
+    topology: PodNodeServer, tmp_path: Path, agents: list[RunningAgent]
+) -> None:
+    require_programs()
+    world = meshed(topology, tmp_path, Mode.REDIRECT)
+    start_nginx(topology.pod, tmp_path / "app")
+    of_clients = {"name": "own", "rate": "1Mbit", "match": {"host": "plain.example.com", "direction": "inbound"}}
+    policy = POLICY | {"classes": [*POLICY["classes"], of_clients]}
+    workload = entry(topology.pod, policy) | {"mesh": "istio"}
+    agents.append(start_agent(tmp_path, workload, datapath="auto", node=topology.node))
+    agents[0].until_in_force(topology.pod, policy)
+    told = agents[0].workload(topology.pod)
+    assert (told["datapath"], told["enforce"]) == ("ebpf", "host")
+    world.works()
+    until_seen(agents[0], world, ONCE | {"own": {}})
+    resolve = f"plain.example.com:80:{topology.pod_link.a.ipv4}"
+    topology.server.run(["curl", "-sSf", "--max-time", "15", "--resolve", resolve, "http://plain.example.com/who"])
+    until_seen(agents[0], world, ONCE | {"own": {"http1": 1}})
