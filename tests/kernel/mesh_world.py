@@ -18,6 +18,8 @@ SERVICE_PORT: Final = 8000
 """Of the service; its Pod listens on another one."""
 POD_SERVICE: Final = "web.default.svc.cluster.local"
 """The service of which the Pod under test is the only one."""
+SUBSET: Final = "canary-of-the-next-version"
+"""With it Istio's name of the service is longer than what programs keep of a name."""
 VIRTUAL: Final = "10.96.0.10"
 """The service's address, which nobody has: Envoy knows the Pods behind it."""
 OUTSIDE: Final = "files.example.com"
@@ -65,7 +67,7 @@ def meshed(topology: PodNodeServer, folder: Path, mode: Mode, *, rules: bool = T
     peer_envoy.start()
     start_nginx(peer, folder / "peer")
     outside = start_nginx(topology.server, folder / "outside")
-    service = Service(SERVICE, SERVICE_PORT, address, 80)
+    service = Service(SERVICE, SERVICE_PORT, address, 80, SUBSET)
     upload = Service(f"upload.{SERVICE}", SERVICE_PORT, address, 9000, "v1")
     envoy = MeshEnvoy(topology.pod, folder / "envoy", mode, (service, upload))
     envoy.start()

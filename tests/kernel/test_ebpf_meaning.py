@@ -318,8 +318,8 @@ def test_any_policy_means_the_same(
     policy: TrafficPolicy, names: list[str], ports: list[int], mesh: MeshProxy | None
 ) -> None:
     if mesh is not None:
-        ports = [*ports, mesh.ports[0].first]
-        names = [*names, *(f"outbound_.{port}_._.{name}" for name in names for port in ports[:2])]
+        ports = [*ports[:2], mesh.ports[0].first]
+        names = [*names[:2], *(f"outbound_.{port}_._.{name}" for name, port in zip(names, ports, strict=False))]
     with judge_for(policy, mesh) as judge:
         for address, source in (
             ("10.1.2.3", "10.1.0.9"),

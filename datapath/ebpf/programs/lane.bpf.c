@@ -11,8 +11,8 @@
  */
 #include "packet.h"
 #include "names.h"
-#include "services.h"
 #include "tls.h"
+#include "services.h"
 #include "http1.h"
 #include "beginnings.h"
 #include "quic.h"
@@ -42,6 +42,7 @@ struct flow {
 	__u8 kept; /* 1 + WAS_*; 0: nothing */
 	__u8 name_length, offers_length;
 	struct criteria found; /* of all its packets, in this generation */
+	__u16 service_port, zeros; /* the name is the host of one of Istio's services */
 	__u64 cookie; /* drawn at random */
 	__u8 name[KEPT_NAME], offers[KEPT_OFFERS];
 };
@@ -127,7 +128,7 @@ __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 		if (!unite_offers(found_names.offers, found_names.offers_end))
 			return UNREAD;
 		if (settings->flags & READS_SERVICES && found_names.name &&
-		    !look_up_service(found_names.name, found_names.name_length, &vectors))
+		    !look_up_service(&found_names, &vectors))
 			return UNREAD;
 		content = vectors.sni;
 		with_alpn = 1;
@@ -147,6 +148,7 @@ __noinline __u32 class_of_data(struct __sk_buff *skb, struct packet *packet)
 	}
 	packet->name = found_names.name;
 	packet->name_length = found_names.name_length;
+	packet->service_port = found_names.service_port;
 	return (first_match(&packet->found, content, with_alpn) & (0xff | MATCH_BITS)) | was << WAS_SHIFT;
 }
 
@@ -169,9 +171,11 @@ __noinline __u32 class_of_kept(struct packet *packet, struct flow *flow)
 		return 0;
 	if (tls && !unite_offers(offers, offers + flow->offers_length))
 		return 0;
-	if (tls && settings->flags & READS_SERVICES && flow->name_length &&
-	    !look_up_service(0, flow->name_length, &vectors))
-		return 0;
+	if (flow->service_port) {
+		if (!(settings->flags & READS_SERVICES) || !narrow_by_port(scratch, flow->service_port))
+			return 0;
+		vectors.sni = vectors.service;
+	}
 	return first_match(&packet->found, tls ? vectors.sni : vectors.host, tls) & 0xff;
 }
 
@@ -191,6 +195,7 @@ static __always_inline void keep(const struct packet *packet, struct flow *flow,
 	flow->kept = 0;
 	flow->name_length = name_length;
 	flow->offers_length = offers_length;
+	flow->service_port = packet->service_port;
 	if (!scratch || name_length > KEPT_NAME || offers_length > KEPT_OFFERS)
 		return;
 #pragma clang loop unroll(full)

@@ -7,7 +7,7 @@
 #ifndef PODLANE_SERVICES_H
 #define PODLANE_SERVICES_H
 
-#include "names.h"
+#include "tls.h"
 
 #define OUTBOUND 0x646e756f6274756fULL /* "outbound" (little endian, as all that is built) */
 #define LOWER 0x2020202020202020ULL
@@ -50,26 +50,13 @@ static __always_inline __u32 host_of_service(struct scratch *scratch, __u32 at, 
 	return at + 1;
 }
 
-/* If the server name at this place of the scratch memory is that of a service, then what its host satisfies, and of the
- * united ALPN offers only what its port satisfies, too. Returns 0 if it is no name in plain form. */
-__noinline int look_up_service(__u32 at, __u32 length, struct name_vectors *satisfied)
+/* Leave of the united ALPN offers what the port in a name satisfies, too. */
+static __always_inline int narrow_by_port(struct scratch *scratch, __u16 port)
 {
-	struct port_key named = { 32, KIND_SERVICE };
-	struct scratch *scratch = scratch_memory();
-	__u32 host, port = 0, number, *found;
+	struct port_key named = { 32, KIND_SERVICE, 0, bpf_htons(port) };
 	struct vector *by_port;
+	__u32 number, *found;
 
-	if (!scratch || !satisfied)
-		return 0;
-	if (length && BYTE(scratch, at + length - 1) == '.') /* the root */
-		length--;
-	host = host_of_service(scratch, at, at + length, &port);
-	if (!host)
-		return 1;
-	if (!look_up_name(host, at + length - host, satisfied))
-		return 0;
-	satisfied->sni = satisfied->service;
-	named.port = bpf_htons(port);
 	found = bpf_map_lookup_elem(&ports, &named);
 	if (!found) /* no match names a port */
 		return 1;
@@ -81,6 +68,30 @@ __noinline int look_up_service(__u32 at, __u32 length, struct name_vectors *sati
 	for (int i = 0; i < WORDS; i++)
 		scratch->alpn.words[i] &= by_port->words[i];
 	return 1;
+}
+
+/* If the server name is that of a service, go on with its host, and with what this and the port satisfy. Returns 0 if it is
+ * no name in plain form. */
+__noinline int look_up_service(struct found_names *found, struct name_vectors *satisfied)
+{
+	struct scratch *scratch = scratch_memory();
+	__u32 host, end, port = 0;
+
+	if (!scratch || !found || !satisfied)
+		return 0;
+	end = found->name + found->name_length;
+	if (BYTE(scratch, end - 1) == '.') /* the root */
+		end--;
+	host = host_of_service(scratch, found->name, end, &port);
+	if (!host)
+		return 1;
+	found->name = host;
+	found->name_length = end - host;
+	found->service_port = port;
+	if (!look_up_name(host, end - host, satisfied))
+		return 0;
+	satisfied->sni = satisfied->service;
+	return narrow_by_port(scratch, port);
 }
 
 #endif

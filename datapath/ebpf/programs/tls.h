@@ -20,6 +20,7 @@
 struct found_names {
 	__u32 name, name_length;
 	__u32 offers, offers_end;
+	__u32 service_port; /* the name is the host of a service (services.h) */
 };
 
 static long extension(__u32 i, struct round *round)

@@ -40,6 +40,7 @@ struct packet {
 	__u32 data, data_length; /* where the data begins, from the network header, and its bytes */
 	__u8 kind, flags, version, zero;
 	__u16 name, name_length, offers, offers_length; /* where class_of_data() has found them in the data */
+	__u16 service_port, zeros; /* the name is the host of one of Istio's services; 0: it is not */
 	struct criteria found; /* by class_of_packet() */
 };
 
