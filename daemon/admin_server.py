@@ -21,6 +21,7 @@ from daemon.http import HttpRequest, HttpResponse, RequestError
 from daemon.http_connection import HttpLimits
 from daemon.http_server import HttpServer
 from daemon.log import Logger
+from traffic_policy.errors import PodlaneError
 
 _LIMITS: Final = HttpLimits(
     connections=32, per_peer=32, handshake=5.0, idle=5.0, head=5.0, respond=5.0, send=5.0, keep_alive=False
@@ -98,3 +99,5 @@ async def _read_only(handler: Handler, request: HttpRequest) -> HttpResponse:
         return reply if isinstance(reply, HttpResponse) else await reply
     except QueryError as error:
         raise RequestError(400, str(error)) from None
+    except PodlaneError as error:  # what the kernel refuses at present
+        raise RequestError(503, str(error)) from None

@@ -15,6 +15,7 @@ from datapath.stepaside.server import clear_marks
 from tc_core.apply.execute import clear
 from tc_core.rtnetlink.kernel import NetlinkKernel
 from traffic_policy.policy import TransportProtocol
+from traffic_policy.settings import OnFailure
 
 log = Logger()
 
@@ -44,6 +45,18 @@ def remove_rules_of_others(installer: Installer) -> None:
     aside = any(installer.has_rule(SAVE, rule) for rule in save_rules((TransportProtocol.TCP,)))
     installer.remove()
     if aside:
+        clear_stepaside_marks()
+
+
+def clear_step_aside(installer: Installer, on_failure: OnFailure) -> None:
+    """Clear step-aside marks of a killed predecessor: the relay's rules would take them for captured connections.
+
+    Its rules stay until ours replace them if they refuse all that they capture: then there are no new marks.
+    """
+    if any(installer.has_rule(SAVE, rule) for rule in save_rules((TransportProtocol.TCP,))):
+        closed = on_failure is OnFailure.CLOSED
+        if not closed or installer.refusing() or not installer.refused():
+            installer.remove()
         clear_stepaside_marks()
 
 

@@ -21,7 +21,7 @@ from functools import partial
 import trio
 
 from daemon.log import Logger
-from datapath.cleanup import clear_stepaside_marks, remove_rules_of_others
+from datapath.cleanup import clear_step_aside, clear_stepaside_marks, remove_rules_of_others
 from datapath.connection_list import ConnectionPage, Order
 from datapath.data_plane_settings import DataPlaneSettings
 from datapath.data_plane_types import Callbacks, DataPlaneStatus, Server, ServerFactory
@@ -35,7 +35,6 @@ from datapath.exclusions import excluded_matches
 from datapath.kernel_thread import KernelThread
 from datapath.mesh.check import beyond_mesh
 from datapath.netfilter.install import Installer
-from datapath.netfilter.nfqueue_rules import SAVE, save_rules
 from datapath.netfilter.ports import PortReservation, release, reserve
 from datapath.quic_classifier import QuicReader, clear_quic_marks
 from datapath.routing.cached import Routing
@@ -49,8 +48,8 @@ from tc_core.handles import Handle
 from tc_core.model import HtbClass
 from traffic_policy.errors import ConfigError, PodlaneError
 from traffic_policy.marks import ClassIds
-from traffic_policy.policy import Bound, TrafficPolicy, TransportProtocol
-from traffic_policy.settings import Datapath, OnFailure
+from traffic_policy.policy import Bound, TrafficPolicy
+from traffic_policy.settings import Datapath
 from traffic_policy.units import Duration
 
 log = Logger()
@@ -130,7 +129,7 @@ class DataPlane:
         capture = self.settings.capture
         relay = capture.datapath is Datapath.RELAY
         if relay:
-            self._clear_the_other_datapath()
+            clear_step_aside(self._installer, self.settings.on_failure)
         if isinstance(self._rules, RulesetWriter) and self._shaping.classes_in_force():
             remove_programs(self._shaping.interface)  # a killed predecessor's, which would overrule our marks
         listeners = (capture.outbound_port, capture.inbound_port) if relay else ()
@@ -149,17 +148,6 @@ class DataPlane:
             self.settings.ask_every.seconds,
             self._shaping.devices if isinstance(self._shaping.end, NodeEnd) else None,
         )
-
-    def _clear_the_other_datapath(self) -> None:
-        """Clear step-aside marks of a killed predecessor: the relay's rules would take them for captured connections.
-
-        Its rules stay until ours replace them if they refuse all that they capture: then there are no new marks.
-        """
-        if any(self._installer.has_rule(SAVE, rule) for rule in save_rules((TransportProtocol.TCP,))):
-            closed = self.settings.on_failure is OnFailure.CLOSED
-            if not closed or self._installer.refusing() or not self._installer.refused():
-                self._installer.remove()
-            clear_stepaside_marks()
 
     async def apply(self, policy: TrafficPolicy, settings: DataPlaneSettings) -> int:
         """Put a policy in force and return the number of changes to the classes.
@@ -444,7 +432,12 @@ class DataPlane:
         return sent, await self._thread.run(self._shaping.received_in_force)
 
     async def connections(self, limit: int, order: Order) -> ConnectionPage:
-        """The number of live connections of the servers, and ``limit`` of them. Raises :class:`ConntrackError`."""
+        """The number of live connections of the servers or programs, and ``limit`` of them.
+
+        Raises :class:`ConntrackError`, :class:`ConnectionListError`.
+        """
+        if isinstance(self._rules, ProgramWriter):
+            return await self._reading.connections(limit, order)
         shown = ConnectionPage(0, []) if self._server is None else await self._server.connections(limit, order)
         return await self._quic.beside(shown, limit, order)
 

@@ -21,6 +21,10 @@ class ConntrackError(PodlaneError):
     """The kernel's table of connections cannot be read or changed."""
 
 
+class ConnectionListError(PodlaneError):
+    """The connections that programs in the kernel decide cannot be listed."""
+
+
 class InstanceRunningError(PodlaneError):
     """Another Podlane already works in this network namespace."""
 

@@ -254,7 +254,7 @@ class WorkloadLanes:
                 start = await inside.run(partial(self._look, stack, namespace, lanes, seal))
                 link = self.place.link
                 thread = inside if link is None else KernelThread(self.place.namespace, together=self._node.together)
-                await thread.run(partial(self._make_plane, stack, start, lanes, thread))
+                await thread.run(partial(self._make_plane, stack, start, lanes, thread, inside))
                 plane = self.plane
                 assert plane is not None
                 stack.callback(self._forget_plane, plane)
@@ -292,8 +292,11 @@ class WorkloadLanes:
         installer = Installer(self._node.backends.choose(seal), seal, self._node.backends.proven)
         return _Start(namespace.identity, interface, counts, installer)
 
-    def _make_plane(self, stack: ExitStack, start: _Start, lanes: WantedLanes, thread: KernelThread) -> None:
-        """In the network namespace that has the lanes. What ``stack`` closes belongs to it."""
+    def _make_plane(
+        self, stack: ExitStack, start: _Start, lanes: WantedLanes, thread: KernelThread, inside: KernelThread
+    ) -> None:
+        """In the network namespace that has the lanes, ``thread``'s; ``inside`` is the Pod's. What ``stack`` closes
+        belongs to it."""
         kernel = stack.enter_context(NetlinkKernel())
         link, features = self.place.link, self._node.features
         end: ShapedEnd = PodEnd(relays=False) if link is None else NodeEnd()
@@ -311,7 +314,11 @@ class WorkloadLanes:
             captured=partial(self._classifier, thread, lanes),
             quic=_no_relay,
             beginnings=partial(
-                LaneReader, observer=self.counters, names=self.counters, detection_timeout=lanes.detection_timeout
+                LaneReader,
+                observer=self.counters,
+                names=self.counters,
+                detection_timeout=lanes.detection_timeout,
+                inside=inside.entered,
             ),
             reader=self._node.reader,
         )

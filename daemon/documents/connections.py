@@ -20,7 +20,7 @@ class Connection:
     """A connection as it is now. Null is what the datapath cannot tell of it."""
 
     class_: str | None
-    """Name of its class. Null while its first bytes are awaited."""
+    """Name of its class; with ebpf of what it sent last. Null while its first bytes are awaited."""
     client: Endpoint
     """Who opened it."""
     destination: Endpoint
@@ -32,9 +32,9 @@ class Connection:
     protocol: str | None
     """What the first bytes showed, as in tls, http1, http2, quic, opaque."""
     state: str
-    """As in detecting, connecting, relaying."""
+    """As in detecting, connecting, relaying; stepped-aside; with ebpf connecting, detecting, decided."""
     age_seconds: float | None
-    """Since it was accepted."""
+    """Since it began."""
     bytes_up: int | None
     """Payload from the client so far."""
     bytes_down: int | None

@@ -88,6 +88,13 @@ class SocketVerdict(NamedTuple):
         return struct.pack("=Q", self.cookie), struct.pack("=II", self.first_byte, self.class_id)
 
 
+class KnownName(NamedTuple):
+    """What the first bytes of a connection were, and the server name or host in them."""
+
+    protocol: str
+    name: str | None
+
+
 class _Opening(NamedTuple):
     stream: FirstBytes
     since: float
@@ -124,8 +131,8 @@ class Beginnings:
         self._max_openings = max_openings
         self._max_held = max_held
         self._origins: dict[int, PendingFlows[_Opening]] = {}
-        # Copies of more of their packets are on their way.
-        self._decided = BoundedMap[bytes, bool](max_openings)
+        # Copies of more of their packets are on their way; and lists of connections have what was read.
+        self._decided = BoundedMap[bytes, KnownName](max_openings)
 
     @property
     def routing(self) -> Routing:
@@ -150,7 +157,7 @@ class Beginnings:
         """The verdicts that these bytes allow, at ``now`` (monotonic seconds): of this connection, and of others that
         had to make room. Does not raise, whatever the bytes are."""
         key = _KEY.pack(beginning.cookie, beginning.first_byte)
-        if self._decided.get(key):
+        if self._decided.get(key) is not None:
             return []
         pending = self._pending(beginning.origin)
         opening = pending.get(key)
@@ -167,6 +174,10 @@ class Beginnings:
             return self._make_room(beginning.origin, key, now)
         pending.pop(key)
         return [self._decide(opening, _CONTRADICTED if stream.contradicted else detection, now)]
+
+    def known(self, cookie: int, first_byte: int) -> KnownName | None:
+        """What was read of a connection; None: nothing, or it is forgotten. From any thread."""
+        return self._decided.get(_KEY.pack(cookie, first_byte))
 
     def give_up_silent(self, now: float) -> list[SocketVerdict]:
         """The verdicts on connections that have gone silent: by port. Call periodically."""
@@ -202,7 +213,7 @@ class Beginnings:
         return self._decide(opening, opening.stream.finish(Reason.TIMEOUT if expired else Reason.LIMIT), now)
 
     def _decide(self, opening: _Opening, detection: Detection, now: float) -> SocketVerdict:
-        self._decided[opening.key] = True
+        self._decided[opening.key] = KnownName(detection.protocol.value, detection.sni or detection.host)
         known = DetectedFlow(detection, opening.bound)
         choice = self._class_cache.choose(opening.flow, known)
         self._flow_observer.detected(detection, now - opening.since)

@@ -348,6 +348,21 @@ def run_on_frame(program: int, frame: bytes, context: bytes, repeat: int = 1) ->
     return TestRun(options.retval, after.raw, options.duration)
 
 
+def frame_after(program: int, frame: bytes) -> bytes:
+    """Run a program on a frame (BPF_PROG_TEST_RUN); the frame as the program has left it. Raises :class:`BpfError`."""
+    after = ctypes.create_string_buffer(len(frame))
+    options = _TestRunOptions(
+        size=ctypes.sizeof(_TestRunOptions),
+        data_in=ctypes.cast(ctypes.c_char_p(frame), _pointer),
+        data_size_in=len(frame),
+        data_out=ctypes.cast(after, _pointer),
+        data_size_out=len(frame),
+        repeat=1,
+    )
+    call("the program could not be run", "bpf_prog_test_run_opts", program, ctypes.byref(options))
+    return after.raw
+
+
 def program_by_id(number: int) -> int:
     """A descriptor of the loaded program with this id, for the caller to close. Raises :class:`BpfError`."""
     return call("a program could not be opened", "bpf_prog_get_fd_by_id", _u32(number))

@@ -17,6 +17,8 @@ INGRESS: Final = "podlane_ingress"
 TO_POD: Final = "podlane_to_pod"
 """What :data:`INGRESS` is inside a Pod, at the node's end of its link; :data:`EGRESS` is the same at both."""
 JUDGE: Final = "podlane_judge"
+CARRIED: Final = "podlane_carried"
+"""What no hook has: it answers what sockets have carried."""
 FLOWS: Final = "flows"
 """The map with the verdicts of connections, by socket."""
 BEGINNINGS: Final = "beginnings"
@@ -68,7 +70,7 @@ def load(
         raise ObjectMissingError
     loaded = BpfObject(OBJECT)
     try:
-        unwanted = [name for name in (EGRESS, INGRESS, TO_POD, JUDGE) if name not in names]
+        unwanted = [name for name in (EGRESS, INGRESS, TO_POD, JUDGE, CARRIED) if name not in names]
         loaded.load({**maps.sizes, **(sizes or {})}, reuse, unwanted)
         for name, entries in maps.entries.items():
             loaded.map(name).fill(entries.items())

@@ -7,9 +7,11 @@ number of beginnings at a time, so that other tasks have their turn.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic
@@ -18,6 +20,7 @@ from typing import Final, Protocol
 import trio
 
 from daemon.log import Logger
+from datapath.connection_list import ConnectionPage, Order
 from datapath.ebpf.beginnings import Beginning, Beginnings, SocketVerdict
 from datapath.ebpf.datagrams import Datagrams, FlowVerdict
 from datapath.ebpf.decided_names import (
@@ -32,8 +35,10 @@ from datapath.ebpf.decided_names import (
 )
 from datapath.ebpf.libbpf import Map, NumberArray, RingBuffer, map_id
 from datapath.ebpf.numbered_matches import NumberedMatch, numbered
-from datapath.ebpf.program import BEGINNINGS, DECISIONS, HITS_MAP, NAMES_MAP, UDP_FLOWS, VERDICTS
+from datapath.ebpf.program import BEGINNINGS, DECISIONS, FLOWS, HITS_MAP, NAMES_MAP, UDP_FLOWS, VERDICTS
 from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
+from datapath.ebpf.socket_list import list_connections
+from datapath.errors import ConnectionListError
 from datapath.protocols.detect import Detection, Reason
 from datapath.protocols.detect import Protocol as WireProtocol
 from datapath.routing.cached import Routing
@@ -77,9 +82,11 @@ class LaneReader:
         *,
         detection_timeout: Duration,
         names: NameObserver | None = None,
+        inside: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """``maps``: their descriptors stay open until :meth:`close`. ``names`` is told which names connections had that
-        the programs have decided, and of the matches; None: nobody asks for them.
+        the programs have decided, and of the matches; None: nobody asks for them. ``inside``: during the block, the
+        calling thread is in the network namespace whose connections these are.
 
         Raises :class:`~datapath.ebpf.libbpf.BpfError`.
         """
@@ -92,6 +99,7 @@ class LaneReader:
         self._decisions = NumberArray(maps.fds[DECISIONS], _NUMBERS)
         self._counted = self._decisions.raw()
         self._names = None if names is None else _DecidedNames(maps, names, numbered(routing.table))
+        self._inside = inside
 
     def follow(self, routing: Routing) -> None:
         """Put a routing in force for what is decided from now on, and for flows of QUIC.
@@ -134,6 +142,22 @@ class LaneReader:
             if after > before:
                 class_id, kind = divmod(i, len(_KINDS))
                 self._observer.decided_in_kernel(names.get(class_id, "default"), _KINDS[kind], after - before)
+
+    async def connections(self, limit: int, order: Order, limiter: trio.CapacityLimiter) -> ConnectionPage:
+        """The number of connections alive, and ``limit`` of them, read in a thread of this ``limiter``.
+
+        Raises :class:`~datapath.errors.ConnectionListError`, :class:`~datapath.errors.NetworkNamespaceError`,
+        :class:`~datapath.ebpf.program.ObjectMissingError`.
+        """
+        flows = os.dup(self.maps.fds[FLOWS])  # the programs may be replaced or removed meanwhile
+        try:
+            return await trio.to_thread.run_sync(partial(self._list, flows, limit, order), limiter=limiter)
+        finally:
+            os.close(flows)
+
+    def _list(self, flows: int, limit: int, order: Order) -> ConnectionPage:
+        with self._inside():
+            return list_connections(flows, self._beginnings.routing.ids, self._beginnings.known, limit, order)
 
     def close(self) -> None:
         """Let go of the memory that is shared with the programs."""
@@ -189,6 +213,8 @@ class SharedReader:
     def __init__(self, maps: SharedMaps | None = None, *, tidy_every: Duration = TIDY_EVERY) -> None:
         """``maps``: those that the programs share; by default sized for one interface."""
         self.maps = maps or SharedMaps()
+        self.listing = trio.CapacityLimiter(1)
+        """Lists of connections at once, of all interfaces."""
         self._tidy_every = tidy_every.seconds
         self._lanes: dict[int, LaneReader] = {}
         self._rings: dict[int, _Ring] = {}
@@ -307,6 +333,15 @@ class ReaderLife:
             await nursery.start(self._reader.run)
         self._lane = self._make(maps, routing)
         self._reader.add(self._lane)
+
+    async def connections(self, limit: int, order: Order) -> ConnectionPage:
+        """See :meth:`LaneReader.connections`. Raises :class:`~datapath.errors.ConnectionListError` also without one."""
+        if self._lane is None:
+            raise ConnectionListError(
+                "Programs of an earlier process decide the connections here, whose maps this process may not open: "
+                "that takes CAP_SYS_ADMIN. They are listed as soon as there is another policy."
+            )
+        return await self._lane.connections(limit, order, self._reader.listing)
 
     def stop(self) -> None:
         """Read no more."""

@@ -24,7 +24,7 @@ from node_agent.fleet.outcome import Running, shortened_reason
 from node_agent.fleet.policies import FleetPolicies
 from node_agent.lanes import NodeContext, State
 from node_agent.status import workload_status
-from traffic_policy.settings import Datapath
+from traffic_policy.errors import PodlaneError
 
 _MOST_TROUBLES: Final = 10
 _CONNECTIONS: Final = 50
@@ -109,13 +109,11 @@ class AgentFacts:
             raise LookupError(f"The agent has no workload {asked.workload[:300]}.")
         if lanes.plane is None:
             raise LookupError(f"The lanes of {asked.workload} are not in force ({lanes.state}). {lanes.reason}"[:500])
-        if lanes.chosen.datapath is Datapath.EBPF:
-            raise LookupError(
-                "Programs in the kernel decide the connections of this workload, and keep no list of them. `ss -tni` "
-                "in its network namespace has one; with datapath: step-aside the agent has one, too."
-            )
         order = Order.LARGEST if asked.largest else Order.NEWEST
-        shown = await lanes.plane.connections(min(asked.limit or _CONNECTIONS, _MOST_CONNECTIONS), order)
+        try:
+            shown = await lanes.plane.connections(min(asked.limit or _CONNECTIONS, _MOST_CONNECTIONS), order)
+        except PodlaneError as error:
+            raise LookupError(str(error)[:500]) from None
         document: dict[str, object] = to_json(connections_document(shown, order))
         return document
 

@@ -17,6 +17,7 @@
 #include "beginnings.h"
 #include "quic.h"
 #include "seen.h"
+#include "carried.h"
 
 enum {
 	OPEN, /* no data has been sent yet, and it may decide */
@@ -42,10 +43,19 @@ struct flow {
 	__u8 kept; /* 1 + WAS_*; 0: nothing */
 	__u8 name_length, offers_length;
 	struct criteria found; /* of all its packets, in this generation */
-	__u16 service_port, zeros; /* the name is the host of one of Istio's services */
+	__u32 begun; /* see moment(); 0: that was not seen */
 	__u64 cookie; /* drawn at random */
 	__u8 name[KEPT_NAME], offers[KEPT_OFFERS];
+	__u16 service_port; /* the name is the host of one of Istio's services; 0: it is not */
 };
+
+/* Now, for lists of connections: CLOCK_MONOTONIC in units of 2^24 ns, of which 32 bits last for two years. */
+static __always_inline __u32 moment(void)
+{
+	__u32 now = bpf_ktime_get_coarse_ns() >> 24;
+
+	return now ? now : 1;
+}
 
 struct {
 	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
@@ -359,6 +369,7 @@ static __always_inline struct flow *begin(struct bpf_sock *sk, int inbound)
 		if (tcp && !tcp->bytes_received) {
 			flow->first_byte = tcp->rcv_nxt;
 			flow->state = OPEN;
+			flow->begun = moment();
 		}
 	}
 	return flow;
@@ -452,6 +463,7 @@ static __noinline int decide(struct __sk_buff *skb, struct settings *settings, s
 		flow->by = BY_PACKET;
 		flow->shown = flow->inbound = flow->kept = 0;
 		flow->state = OPEN;
+		flow->begun = moment();
 		flow->generation = 0; /* no policy has this one */
 	}
 	if (flow->inbound) {
@@ -499,39 +511,6 @@ static __always_inline void hear(struct __sk_buff *skb, struct packet *packet, c
 	refresh(settings, packet, flow);
 	if (flow->state != DECIDED)
 		read_or_show(skb, packet, settings, flow);
-}
-
-/* The socket of ours that a packet to this port is for. */
-static __always_inline struct bpf_sock *socket_at(struct __sk_buff *skb, const struct packet *packet, __u16 port,
-						  const struct settings *settings)
-{
-	struct bpf_sock_tuple ends = {};
-
-	if (packet->version == 4) {
-		ends.ipv4.saddr = packet->source[3];
-		ends.ipv4.daddr = packet->destination[3];
-		ends.ipv4.sport = packet->source_port;
-		ends.ipv4.dport = port;
-		return bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv4), (__s64)settings->sockets, 0);
-	}
-	__builtin_memcpy(ends.ipv6.saddr, packet->source, 16);
-	__builtin_memcpy(ends.ipv6.daddr, packet->destination, 16);
-	ends.ipv6.sport = packet->source_port;
-	ends.ipv6.dport = port;
-	return bpf_skc_lookup_tcp(skb, &ends, sizeof(ends.ipv6), (__s64)settings->sockets, 0);
-}
-
-/* The socket of ours that a packet is for, which the caller lets go: with a mesh that of its proxy, if nat leads there. */
-static __always_inline struct bpf_sock *receiver(struct __sk_buff *skb, const struct packet *packet,
-						 const struct settings *settings)
-{
-	struct bpf_sock *sk = socket_at(skb, packet, packet->destination_port, settings);
-
-	if (!settings->proxy_port || (sk && sk->state != BPF_TCP_LISTEN))
-		return sk;
-	if (sk)
-		bpf_sk_release(sk);
-	return socket_at(skb, packet, bpf_htons(settings->proxy_port), settings);
 }
 
 /* Read what a client begins a connection of QUIC with. */
@@ -635,6 +614,16 @@ SEC("tc") int podlane_judge(struct __sk_buff *skb)
 	if (packet.kind == KIND_TCP || packet.kind == KIND_INBOUND)
 		skb->mark = class_of_data(skb, &packet) & ~MATCH_BITS;
 	return TC_ACT_UNSPEC;
+}
+
+/* For lists of connections, see carried.h. */
+SEC("tc") int podlane_carried(struct __sk_buff *skb)
+{
+	struct asking asking = { skb, settings_in_force() };
+
+	if (asking.settings)
+		bpf_loop(MOST_ASKED, look_at_socket, &asking, 0);
+	return TC_ACT_OK;
 }
 
 /* No helper that is for GPL programs alone is called. */
