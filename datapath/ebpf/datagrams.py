@@ -17,6 +17,7 @@ from datapath.stepaside.class_cache import ClassCache, FlowObserver
 from datapath.stepaside.marks import DECIDED, FIRST
 from datapath.stepaside.quic_flows import QuicFlows
 from traffic_policy.marks import STATE_MASK, class_id_of, class_mark
+from traffic_policy.policy import Bound
 
 MAX_FLOWS: Final = 2048
 """Flows of one interface that have a class, in the kernel and in memory."""
@@ -35,6 +36,14 @@ class FlowVerdict(NamedTuple):
     def entry(self) -> tuple[bytes, bytes]:
         """The key and the value in the map ``udp_flows``."""
         return mapped(self.flow), struct.pack("=I", self.class_id)
+
+
+class OpenedFlow(NamedTuple):
+    """A flow that a program here has opened and a name has decided. ``since``: monotonic seconds."""
+
+    flow: bytes
+    name: str | None
+    since: float
 
 
 class Datagrams:
@@ -56,11 +65,19 @@ class Datagrams:
         """Flows whose hello is not whole yet."""
         return self._flows.undecided
 
+    def opened_here(self) -> list[OpenedFlow]:
+        """For lists of connections. Whether they go on is not known: UDP has no end."""
+        return [
+            OpenedFlow(flow, known.detection.sni, since)
+            for flow, known, since in self._flows.all_known()
+            if known.bound is Bound.OUTBOUND and known.detection.reason is Reason.FOUND
+        ]
+
     def follow(self, routing: Routing) -> list[FlowVerdict]:
         """Put a routing in force; the flows that have another class by it."""
         before, self._class_cache = self._class_cache, ClassCache(routing)
         found = []
-        for flow, known in self._flows.all_known():
+        for flow, known, _ in self._flows.all_known():
             class_id = class_id_of(self._class_cache.choose(flow, known).mark)
             if known.detection.reason is Reason.FOUND and class_id != class_id_of(before.choose(flow, known).mark):
                 found.append(FlowVerdict(flow, class_id))

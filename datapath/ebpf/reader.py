@@ -20,9 +20,9 @@ from typing import Final, Protocol
 import trio
 
 from daemon.log import Logger
-from datapath.connection_list import ConnectionPage, Order
+from datapath.connection_list import ConnectionPage, Order, select_connections
 from datapath.ebpf.beginnings import Beginning, Beginnings, SocketVerdict
-from datapath.ebpf.datagrams import Datagrams, FlowVerdict
+from datapath.ebpf.datagrams import Datagrams, FlowVerdict, OpenedFlow
 from datapath.ebpf.decided_names import (
     HITS,
     MOST_NAMES,
@@ -37,7 +37,7 @@ from datapath.ebpf.libbpf import Map, NumberArray, RingBuffer, map_id
 from datapath.ebpf.numbered_matches import NumberedMatch, numbered
 from datapath.ebpf.program import BEGINNINGS, DECISIONS, FLOWS, HITS_MAP, NAMES_MAP, UDP_FLOWS, VERDICTS
 from datapath.ebpf.shared_maps import LaneMaps, SharedMaps
-from datapath.ebpf.socket_list import list_connections
+from datapath.ebpf.socket_list import list_connections, list_flows
 from datapath.errors import ConnectionListError
 from datapath.protocols.detect import Detection, Reason
 from datapath.protocols.detect import Protocol as WireProtocol
@@ -150,14 +150,25 @@ class LaneReader:
         :class:`~datapath.ebpf.program.ObjectMissingError`.
         """
         flows = os.dup(self.maps.fds[FLOWS])  # the programs may be replaced or removed meanwhile
+        udp_flows = os.dup(self.maps.fds[UDP_FLOWS])
+        opened = self._datagrams.opened_here()
         try:
-            return await trio.to_thread.run_sync(partial(self._list, flows, limit, order), limiter=limiter)
+            return await trio.to_thread.run_sync(
+                partial(self._list, flows, udp_flows, opened, limit, order), limiter=limiter
+            )
         finally:
             os.close(flows)
+            os.close(udp_flows)
 
-    def _list(self, flows: int, limit: int, order: Order) -> ConnectionPage:
+    def _list(
+        self, flows: int, udp_flows: int, opened: Sequence[OpenedFlow], limit: int, order: Order
+    ) -> ConnectionPage:
+        ids = self._beginnings.routing.ids
         with self._inside():
-            return list_connections(flows, self._beginnings.routing.ids, self._beginnings.known, limit, order)
+            tcp = list_connections(flows, ids, self._beginnings.known, limit, order)
+            quic = list_flows(udp_flows, opened, ids)
+        both = [*tcp.connections, *quic]
+        return ConnectionPage(tcp.active + len(quic), select_connections(both, limit, order))
 
     def close(self) -> None:
         """Let go of the memory that is shared with the programs."""

@@ -10,14 +10,16 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from time import monotonic_ns
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from time import monotonic, monotonic_ns
 from typing import Final
 
 from daemon.log import Logger
 from datapath.connection_list import ConnectionPage, LiveConnection, Order, select
-from datapath.ebpf.beginnings import KnownName
-from datapath.ebpf.libbpf import BpfError, BpfObject, frame_after
+from datapath.ebpf.beginnings import KnownName, mapped
+from datapath.ebpf.datagrams import OpenedFlow
+from datapath.ebpf.libbpf import BpfError, BpfObject, Map, frame_after
 from datapath.ebpf.policy_maps import HashKeys, compile_table
 from datapath.ebpf.program import CARRIED, load
 from datapath.ebpf.socket_messages import (
@@ -27,11 +29,15 @@ from datapath.ebpf.socket_messages import (
     age,
     answered,
     dump,
+    dump_udp,
     questions,
+    read_own_end,
     read_socket,
 )
 from datapath.errors import ConnectionListError
+from datapath.protocols.detect import Protocol
 from datapath.routing.table import RoutingTable
+from datapath.stepaside.class_cache import addresses
 from tc_core.netlink.codec import NetlinkError
 from tc_core.netlink.socket import SOCK_DIAG, NetlinkSocket
 from traffic_policy.marks import ClassIds
@@ -42,6 +48,7 @@ log = Logger()
 
 _MOST_SOCKETS: Final = 1 << 18
 """Sockets of an interface that are looked at: some two seconds of a processor's time."""
+_CLASS_BYTES: Final = 4
 _SIFTED: Final = 1 << 12
 """Sockets that are collected before those are chosen that stay."""
 
@@ -65,6 +72,40 @@ def list_connections(
     now = monotonic_ns()
     names = {class_id: name for name, class_id in ids.items()}
     return ConnectionPage(chosen.active, [_told(each, names, known, now) for each in shown])
+
+
+def list_flows(udp_flows: int, opened: Sequence[OpenedFlow], ids: ClassIds) -> list[LiveConnection]:
+    """Those of the flows of QUIC that have a class in the map with this descriptor, and whose socket is still there.
+
+    None, where the kernel does not list UDP sockets.
+    """
+    if not opened:
+        return []
+    try:
+        bound = {end for family in (socket.AF_INET, socket.AF_INET6) for end in _own_ends(family)}
+    except NetlinkError as error:
+        log.debug("UDP sockets are not listed (modprobe udp_diag)", error=error.detail)
+        return []
+    names = {class_id: name for name, class_id in ids.items()}
+    classes, now = Map(udp_flows), monotonic()
+    found = []
+    for flow, name, since in opened:
+        address, port = flow[: (len(flow) - 4) // 2], flow[-4:-2]
+        value = classes.read(mapped(flow), _CLASS_BYTES) if bound & {(address, port), (b"", port)} else None
+        if value is not None:
+            class_name = names.get(int.from_bytes(value, sys.byteorder))
+            found.append(
+                LiveConnection(
+                    *(class_name, *addresses(flow), Bound.OUTBOUND.value, name, Protocol.QUIC.value, "decided"),
+                    *(now - since, None, None),
+                )
+            )
+    return found
+
+
+def _own_ends(family: socket.AddressFamily) -> Iterator[tuple[bytes, bytes]]:
+    with NetlinkSocket(SOCK_DIAG) as link:
+        yield from filter(None, map(read_own_end, link.ask(dump_udp(family))))
 
 
 def _read(family: socket.AddressFamily, flows: int, chosen: _Chosen) -> None:

@@ -29,7 +29,8 @@ _ALIVE: Final = sum(
     1 << state
     for state in (_ESTABLISHED, _CONNECTING, _FIN_WAIT1, _FIN_WAIT2, _CLOSE_WAIT, _LAST_ACK, _CLOSING)
 )  # fmt: skip
-_FLOW: Final = struct.Struct("=4xIBxBxBBBx12xIQ64s32x8x")
+_ANY_STATE: Final = 0xFFFFFFFF
+_FLOW: Final = struct.Struct("=4xIBxBxBBBx12xIQ64s40x")
 """struct flow: first byte, state, class id, inbound, kept, length of the name, when it began, cookie, name."""
 _DECIDED: Final = 1
 _KEPT: Final = (None, Protocol.TLS.value, Protocol.HTTP1.value)
@@ -75,6 +76,20 @@ def dump(family: socket.AddressFamily, flows: int) -> bytes:
     asked = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, 0, _ALIVE, bytes(48))
     wanted = nested(_WANTED_STORAGES, u32(_MAP_FD, flows))
     return message(SOCK_DIAG_BY_FAMILY, asked + wanted, flags=REQUEST | DUMP)
+
+
+def dump_udp(family: socket.AddressFamily) -> bytes:
+    """The request for all UDP sockets of a family."""
+    asked = _REQUEST.pack(family, socket.IPPROTO_UDP, 0, 0, _ANY_STATE, bytes(48))
+    return message(SOCK_DIAG_BY_FAMILY, asked, flags=REQUEST | DUMP)
+
+
+def read_own_end(data: bytes) -> tuple[bytes, bytes] | None:
+    """Address and port of a socket in an answer; the address is empty where the socket takes any."""
+    if len(data) < _HEAD.size:
+        return None
+    family, _, port, _, ours, _ = _HEAD.unpack_from(data)
+    return (_address(family, ours) if any(ours) else b""), port
 
 
 def read_socket(data: bytes) -> LaneSocket | None:

@@ -110,9 +110,9 @@ class QuicFlows:
         decided = self._decided.get(flow)
         return None if decided is None else decided.known
 
-    def all_known(self) -> list[tuple[bytes, DetectedFlow]]:
-        """Flows, and what decided them."""
-        return [(flow, decided.known) for flow, decided in self._decided.items()]
+    def all_known(self) -> list[tuple[bytes, DetectedFlow, float]]:
+        """Flows, what decided them, and when."""
+        return [(flow, decided.known, decided.at) for flow, decided in self._decided.items()]
 
     def classify(
         self, flow: bytes, datagram: bytes, mark: int, now: float, bound: Bound, class_cache: ClassCache

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ebpf_judge import require_programs
@@ -78,6 +80,33 @@ def test_a_live_connection_follows_the_policy(world: QuicWorld) -> None:
         before = sent(sidecar)
         client.do("send", BODY)
         grew(sidecar, before, name, BODY)
+
+
+@pytest.mark.parametrize("family", ["IPv4", "IPv6"])
+def test_flows_are_listed_while_their_socket_is_there(world: QuicWorld, family: str) -> None:
+    sidecar = world.sidecar(LANES)
+    client, other = world.talker(family=family), world.talker(family=family)
+    connect(sidecar, client, "slow.example", counted="slow")
+    connect(sidecar, other, "fast.example", counted="fast")
+
+    def listed() -> dict[str, Any]:
+        document = json.loads(sidecar.get("/connections"))
+        assert document["active"] == len(document["connections"])
+        return {each["class"]: each for each in document["connections"]}
+
+    shown = listed()
+    assert set(shown) == {"slow", "fast"}
+    seen = shown["slow"]
+    assert (seen["name"], seen["protocol"], seen["state"], seen["direction"]) == (
+        "slow.example", "quic", "decided", "outbound",
+    )  # fmt: skip
+    assert (seen["client"]["address"], seen["destination"]) == (
+        world.own_addresses[family], {"address": world.addresses[family], "port": 443},
+    )  # fmt: skip
+    assert (seen["bytes_up"], seen["bytes_down"]) == (None, None)
+    assert 0 <= seen["age_seconds"] < 60
+    client.process.kill()
+    until("the end of one", lambda: set(listed()) == {"fast"})
 
 
 def test_the_strictest_connection_of_a_socket_decides(world: QuicWorld) -> None:

@@ -15,6 +15,7 @@ import trio
 
 from daemon import admin_server
 from daemon.admin_server import Handler, Query, QueryError, Reply, serve_admin
+from datapath.errors import ConnectionListError
 from datapath.sock_diag import holder_of
 
 
@@ -24,11 +25,16 @@ def picky(query: Query) -> Reply:
     return Reply.json(dict(query))
 
 
+async def refused(_: Query) -> Reply:
+    raise ConnectionListError("The kernel does not list them.")
+
+
 HANDLERS: dict[str, Handler] = {
     "/healthz": lambda _: Reply.text(200, "ok"),
     "/classes": lambda _: Reply.json({"classes": []}),
     "/broken": lambda _: Reply.json({object(): 1}),
     "/picky": picky,
+    "/refused": refused,
 }
 
 
@@ -100,6 +106,7 @@ async def test_a_client_that_leaves_early_does_no_harm() -> None:
 async def test_an_answer_that_fails_is_an_error_and_no_end() -> None:
     async with admin() as port:
         assert (await ask(port, "/broken"))[0] == 500
+        assert await ask(port, "/refused") == (503, b"The kernel does not list them.\n")
         assert (await ask(port, "/healthz"))[0] == 200
 
 

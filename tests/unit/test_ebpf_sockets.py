@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from datapath.ebpf import program
-from datapath.ebpf.socket_messages import MOST_ASKED, LaneSocket, age, answered, dump, questions, read_socket
+from datapath.ebpf.socket_messages import (
+    MOST_ASKED,
+    LaneSocket,
+    age,
+    answered,
+    dump,
+    questions,
+    read_own_end,
+    read_socket,
+)
 from tc_core.netlink.codec import attribute, attributes, nested, u32
 
 STORAGES, STORAGE, MAP_ID, VALUE = 20, 1, 2, 3
@@ -121,6 +130,15 @@ def test_the_request_names_the_map_and_leaves_out_listeners_and_what_has_ended()
     assert [n for n in range(13) if states >> n & 1] == [1, 2, 4, 5, 8, 9, 11]
     [(kind, inner)] = attributes(request, 16 + 56).items()
     assert (kind, attributes(inner)) == (2, {1: struct.pack("=I", 33)})
+
+
+def test_the_own_end_of_a_socket_of_udp() -> None:
+    assert read_own_end(answer("10.0.0.1", "10.0.0.2", None)) == (packed("10.0.0.1"), b"\x9c\x40")
+    assert read_own_end(answer("::ffff:10.0.0.1", "::ffff:10.0.0.2", None)) == (packed("10.0.0.1"), b"\x9c\x40")
+    for anywhere in ("0.0.0.0", "::"):
+        whole = answer(anywhere, anywhere, None)
+        assert read_own_end(whole) == (b"", b"\x9c\x40")
+        assert [read_own_end(whole[:size]) for size in range(72)] == [None] * 72
 
 
 def test_ages_are_counted_round_the_clock() -> None:
