@@ -46,11 +46,11 @@ from traffic_policy.policy import Bound, TrafficPolicy
 
 log = Logger()
 
-_MOST_SOCKETS: Final = 1 << 18
-"""Sockets of an interface that are looked at: some two seconds of a processor's time."""
-_CLASS_BYTES: Final = 4
-_SIFTED: Final = 1 << 12
+MOST_SOCKETS: Final = 1 << 17
+"""Sockets of a Pod that are looked at: some two seconds of a processor's time."""
+SIFTED: Final = 1 << 12
 """Sockets that are collected before those are chosen that stay."""
+_CLASS_BYTES: Final = 4
 
 
 def list_connections(
@@ -61,13 +61,13 @@ def list_connections(
     ``known`` is what user space has read of a connection, by cookie and first byte. The class is that of what was sent
     last. Raises :class:`~datapath.errors.ConnectionListError`.
     """
-    with _Carried() as carried:
-        chosen = _Chosen(limit, order, carried)
+    with CarriedBytes() as carried:
+        chosen = ChosenSockets(limit, order, carried)
         try:
             for family in (socket.AF_INET, socket.AF_INET6):
                 _read(family, flows, chosen)
-        except _EnoughError:
-            log.warning("not all connections were looked at for a list of them", most=_MOST_SOCKETS)
+        except TooManySocketsError:
+            log.warning("not all connections were looked at for a list of them", most=MOST_SOCKETS)
         shown = chosen.finish()
     now = monotonic_ns()
     names = {class_id: name for name, class_id in ids.items()}
@@ -108,7 +108,7 @@ def _own_ends(family: socket.AddressFamily) -> Iterator[tuple[bytes, bytes]]:
         yield from filter(None, map(read_own_end, link.ask(dump_udp(family))))
 
 
-def _read(family: socket.AddressFamily, flows: int, chosen: _Chosen) -> None:
+def _read(family: socket.AddressFamily, flows: int, chosen: ChosenSockets) -> None:
     try:
         with NetlinkSocket(SOCK_DIAG) as link:
             link.dump(dump(family, flows), chosen.take)
@@ -125,33 +125,40 @@ def _read(family: socket.AddressFamily, flows: int, chosen: _Chosen) -> None:
     chosen.answered = True
 
 
-class _EnoughError(Exception):
+class TooManySocketsError(Exception):
     """There are too many to read them all."""
 
 
-class _Chosen:
+class ChosenSockets:
     """Counts sockets as they come, and keeps those that are to be shown."""
 
-    def __init__(self, limit: int, order: Order, carried: _Carried) -> None:
+    def __init__(self, limit: int, order: Order, carried: CarriedBytes) -> None:
         self.active = 0
         self.answered = False
         self._limit = limit
         self._order = order
         self._carried = carried
+        self._looked_at = 0
         self._now = monotonic_ns()
         self._best: list[LaneSocket] = []
         self._new: list[LaneSocket] = []
 
+    @property
+    def held(self) -> int:
+        """Sockets that are kept at present."""
+        return len(self._best) + len(self._new)
+
     def take(self, kind: int, data: bytes) -> None:
-        """One message of a dump. Raises :class:`_EnoughError`."""
+        """One message of a dump. Raises :class:`TooManySocketsError`."""
+        if self._looked_at == MOST_SOCKETS:
+            raise TooManySocketsError
+        self._looked_at += 1
         found = read_socket(data) if kind == SOCK_DIAG_BY_FAMILY else None
         if found is None:
             return
-        if self.active == _MOST_SOCKETS:
-            raise _EnoughError
         self.active += 1
         self._new.append(found)
-        if len(self._new) == _SIFTED:
+        if len(self._new) == SIFTED:
             self._sift()
 
     def finish(self) -> list[LaneSocket]:
@@ -173,13 +180,13 @@ def _size(found: LaneSocket) -> int:
     return (found.up or 0) + (found.down or 0)
 
 
-class _Carried:
+class CarriedBytes:
     """Asks how many bytes sockets have carried, by a program (``programs/carried.h``) that is loaded for that."""
 
     def __init__(self) -> None:
         self._loaded: BpfObject | None = None
 
-    def __enter__(self) -> _Carried:
+    def __enter__(self) -> CarriedBytes:
         table = RoutingTable.from_policy(TrafficPolicy.model_validate({"total": "1Mbit"}))
         try:
             self._loaded = load(compile_table(table, ClassIds.assign([]), HashKeys.draw()), names=(CARRIED,))

@@ -6,13 +6,19 @@ import random
 import re
 import socket
 import struct
+import time
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from datapath.ebpf import program
+from datapath.connection_list import Order
+from datapath.ebpf import program, socket_list
+from datapath.ebpf.socket_list import SIFTED, CarriedBytes, ChosenSockets, TooManySocketsError
 from datapath.ebpf.socket_messages import (
     MOST_ASKED,
+    SOCK_DIAG_BY_FAMILY,
     LaneSocket,
     age,
     answered,
@@ -21,7 +27,7 @@ from datapath.ebpf.socket_messages import (
     read_own_end,
     read_socket,
 )
-from tc_core.netlink.codec import attribute, attributes, nested, u32
+from tc_core.netlink.codec import NLMSG_DONE, attribute, attributes, nested, u32
 
 STORAGES, STORAGE, MAP_ID, VALUE = 20, 1, 2, 3
 """linux/inet_diag.h and linux/sock_diag.h."""
@@ -139,6 +145,38 @@ def test_the_own_end_of_a_socket_of_udp() -> None:
         whole = answer(anywhere, anywhere, None)
         assert read_own_end(whole) == (b"", b"\x9c\x40")
         assert [read_own_end(whole[:size]) for size in range(72)] == [None] * 72
+
+
+def crowd(count: int) -> Iterator[bytes]:
+    """As many sockets, whose ports say their age, in no order; every tenth one has no verdict."""
+    ages = list(range(1, count + 1))
+    random.Random(7).shuffle(ages)
+    now = time.monotonic_ns() >> 24
+    for number in ages:
+        value = flow(kept=0, began=(now - number) & 0xFFFFFFFF or 1) if number % 10 else None
+        yield answer("10.0.0.1", "10.0.0.2", value, ports=(number, 443))
+
+
+def test_of_a_crowd_only_those_are_kept_that_are_shown() -> None:
+    count = 3 * SIFTED
+    chosen = ChosenSockets(5, Order.NEWEST, CarriedBytes())
+    for message in crowd(count):
+        chosen.take(SOCK_DIAG_BY_FAMILY, message)
+        assert chosen.held <= SIFTED + 5
+    chosen.take(NLMSG_DONE, b"")
+    assert [int.from_bytes(each.our_port, "big") for each in chosen.finish()] == [1, 2, 3, 4, 5]
+    assert chosen.active == count - count // 10
+
+
+def test_a_list_ends_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket_list, "MOST_SOCKETS", 20)
+    chosen = ChosenSockets(50, Order.NEWEST, CarriedBytes())
+    messages = crowd(100)
+    for message in islice(messages, 20):
+        chosen.take(SOCK_DIAG_BY_FAMILY, message)
+    with pytest.raises(TooManySocketsError):
+        chosen.take(SOCK_DIAG_BY_FAMILY, next(messages))
+    assert 15 < chosen.active == len(chosen.finish()) <= 20
 
 
 def test_ages_are_counted_round_the_clock() -> None:
