@@ -24,6 +24,8 @@ MAX_OPENINGS: Final = 4096
 """Maximum connections whose first bytes do not suffice yet."""
 MAX_HELD: Final = 16 << 20
 """Maximum bytes held for all of them."""
+_MAX_NAMES: Final = 1024
+"""Connections whose names are remembered, for lists of them."""
 _SHARE: Final = 4
 """An origin may have this part of both."""
 
@@ -131,8 +133,9 @@ class Beginnings:
         self._max_openings = max_openings
         self._max_held = max_held
         self._origins: dict[int, PendingFlows[_Opening]] = {}
-        # Copies of more of their packets are on their way; and lists of connections have what was read.
-        self._decided = BoundedMap[bytes, KnownName](max_openings)
+        # Copies of more of their packets are on their way.
+        self._decided = BoundedMap[bytes, bool](max_openings)
+        self._names = BoundedMap[bytes, KnownName](_MAX_NAMES)
 
     @property
     def routing(self) -> Routing:
@@ -157,7 +160,7 @@ class Beginnings:
         """The verdicts that these bytes allow, at ``now`` (monotonic seconds): of this connection, and of others that
         had to make room. Does not raise, whatever the bytes are."""
         key = _KEY.pack(beginning.cookie, beginning.first_byte)
-        if self._decided.get(key) is not None:
+        if self._decided.get(key):
             return []
         pending = self._pending(beginning.origin)
         opening = pending.get(key)
@@ -177,7 +180,7 @@ class Beginnings:
 
     def known(self, cookie: int, first_byte: int) -> KnownName | None:
         """What was read of a connection; None: nothing, or it is forgotten. From any thread."""
-        return self._decided.get(_KEY.pack(cookie, first_byte))
+        return self._names.get(_KEY.pack(cookie, first_byte))
 
     def give_up_silent(self, now: float) -> list[SocketVerdict]:
         """The verdicts on connections that have gone silent: by port. Call periodically."""
@@ -213,7 +216,9 @@ class Beginnings:
         return self._decide(opening, opening.stream.finish(Reason.TIMEOUT if expired else Reason.LIMIT), now)
 
     def _decide(self, opening: _Opening, detection: Detection, now: float) -> SocketVerdict:
-        self._decided[opening.key] = KnownName(detection.protocol.value, detection.sni or detection.host)
+        self._decided[opening.key] = True
+        if detection.reason is Reason.FOUND:
+            self._names[opening.key] = KnownName(detection.protocol.value, detection.sni or detection.host)
         known = DetectedFlow(detection, opening.bound)
         choice = self._class_cache.choose(opening.flow, known)
         self._flow_observer.detected(detection, now - opening.since)

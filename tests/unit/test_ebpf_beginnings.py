@@ -70,6 +70,20 @@ def reader() -> Reader:
     return Reader()
 
 
+def test_names_are_remembered_by_connection_and_bounded(reader: Reader) -> None:
+    reader.show(HELLO[:50])
+    assert reader.beginnings.known(1, FIRST) is None
+    reader.show(HELLO[50:], 50)
+    assert reader.beginnings.known(1, FIRST) == ("tls", "api.example.com")
+    assert reader.beginnings.known(1, FIRST + 1) is None, "the socket was connected again"
+    reader.show(b"\0\1\2", cookie=2)
+    assert reader.beginnings.known(2, FIRST) is None, "there was no name"
+    for cookie in range(3, 3 + 1024):
+        reader.show(REQUEST, cookie=cookie)
+    assert reader.beginnings.known(1026, FIRST) == ("http1", "web.example.com")
+    assert reader.beginnings.known(1, FIRST) is None, "forgotten for others"
+
+
 @pytest.mark.parametrize(("data", "class_id"), [(HELLO, API), (REQUEST, WEB)])
 @pytest.mark.parametrize("piece", [1, 7, 100])
 def test_pieces_in_any_order_are_put_together(reader: Reader, data: bytes, class_id: int, piece: int) -> None:
