@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from queue import Queue
 
@@ -27,9 +28,11 @@ from trafficlab import at_once, payload
 from trees import policy, tree_of
 from waiting import until
 
+from datapath.connection_list import Order
 from datapath.ebpf.lane import Lane
 from datapath.ebpf.policy_maps import HashKeys, compile_table
-from datapath.ebpf.program import EGRESS, TO_POD, load
+from datapath.ebpf.program import EGRESS, FLOWS, TO_POD, load
+from datapath.ebpf.socket_list import list_connections
 from datapath.routing.table import RoutingTable
 from podlane.main import main
 from podlane.netns.topology import PodNodeServer
@@ -129,6 +132,13 @@ def test_programs_choose_the_class_of_a_name(pair: Pair) -> None:
         with client, server:
             client.sendall(b"POST / HTTP/1.1\r\nHost: web.example.com\r\n\r\n" + bytes(20_000))
             until("its class", lambda: sent("web") > 20_000)
+            maps = lane.lasting
+            assert maps is not None
+            listing = partial(list_connections, maps.fds[FLOWS], ids, lambda *_: None, 5, Order.NEWEST)
+            [listed] = until("its bytes", lambda: inside(pair.client, listing).connections)
+            assert (listed.class_name, listed.name) == ("web", "web.example.com")
+            assert listed.bytes_up is not None
+            assert listed.bytes_up > 10_000
             inside(pair.client, lambda: lane.put(RoutingTable.from_policy(second), ids))
             client.sendall(bytes(20_000))
             until("its class by the new policy", lambda: sent("other") > 20_000)
