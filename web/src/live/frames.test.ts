@@ -50,3 +50,28 @@ it('does not take silence for nothing sent', () => {
   const series = withFrame(undefined, silent, Float32Array.of(0, 5, 0, 2), 2);
   expect([...(series.lanes[0]?.values.bytes ?? [])]).toEqual([Number.NaN, 5]);
 });
+
+const bytesIn = (lanes: { values: Record<string, Float64Array> }[]) =>
+  lanes.flatMap(({ values }) => Object.values(values)).reduce((sum, each) => sum + each.byteLength, 0);
+
+it('keeps as much from the first second on as after two hours', () => {
+  const lanes = ['api', 'web', 'sync'];
+  const frame = (from: number, seconds: number, names: string[]) =>
+    [head(from, seconds, names), new Float32Array(names.length * 2 * seconds).fill(5)] as const;
+  let series = withFrame(undefined, ...frame(0, 1, lanes), 60);
+  const size = bytesIn(series.lanes);
+  expect(size).toBe(lanes.length * 2 * 60 * Float64Array.BYTES_PER_ELEMENT);
+  let most = 0;
+  for (let second = 1; second < 7200; second += 1) {
+    // Once the connection is away for ten seconds, of which the next frame tells.
+    if (second > 3000 && second < 3010) continue;
+    // A lane of a name of its own in each minute, as policies are changed.
+    const names = second % 60 === 0 ? [...lanes, `lane-${second}`] : lanes;
+    series = withFrame(series, ...(second === 3010 ? frame(3001, 10, names) : frame(second, 1, names)), 60);
+    most = Math.max(most, bytesIn(series.lanes));
+  }
+  expect(most).toBeLessThanOrEqual((size / lanes.length) * (lanes.length + 1));
+  expect(series.lanes.map((each) => each.lane).slice(0, 3)).toEqual(lanes);
+  for (let second = 7200; second < 7300; second += 1) series = withFrame(series, ...frame(second, 1, lanes), 60);
+  expect(bytesIn(series.lanes)).toBe(size);
+});
