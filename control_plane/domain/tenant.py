@@ -11,7 +11,9 @@ from control_plane.domain.alert_book import AlertBook
 from control_plane.domain.events import (
     AgentEnrolled,
     AgentRevoked,
+    AlertChannelRemoved,
     AlertEvent,
+    AlertRuleRemoved,
     BudgetRemoved,
     BudgetSet,
     CapsSet,
@@ -230,13 +232,16 @@ class Tenant:
         return labels_of_node(name, cluster.labels if cluster is not None else {}, reported)
 
     def version(self, about: str) -> int:
-        """The version of a subject; 0 if nothing ever happened to it."""
+        """The version of a subject; 0 if there is none of it, or there never was."""
         return self.changed.get(about, 0)
 
     def apply(self, event: Event) -> None:
         """Take in the next event."""
         self.position += 1
-        self.changed[subject(event)] = self.position
+        if isinstance(event, _REMOVALS):
+            self.changed.pop(subject(event), None)
+        else:
+            self.changed[subject(event)] = self.position
         match event:
             case TenantCreated(title) | TenantRetitled(title):
                 self.title = title
@@ -282,6 +287,9 @@ class Tenant:
             if policy.varies:
                 policy.since = self.revision = self.position
 
+
+_REMOVALS: Final = (AlertChannelRemoved, AlertRuleRemoved, BudgetRemoved, ClusterRemoved, GrantRevoked)
+"""Events after which there is none of their subject, so that one may be made under the condition that there is none."""
 
 _FOR_AGENTS: Final = (PolicyPublished, PolicyRemoved, RolloutAdvanced, RolloutTakenBack)
 """Events that change what agents are to have."""

@@ -95,6 +95,28 @@ def test_who_has_not_seen_the_last_change_cannot_undo_it(api: TestClient) -> Non
     assert api.post(f"{place}/publish", headers={"If-Match": "W/x"}).status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("path", "wish"),
+    [
+        ("budgets/a", {"bytes": 5}),
+        ("alerts/rules/a", {"kind": "agents-away", "threshold": 0.5}),
+        ("alerts/channels/a", {"kind": "webhook", "url": "https://alerts.example.com/"}),
+        ("grants/a", {"role": "viewer"}),
+        ("clusters/a", None),
+    ],
+)
+def test_what_was_removed_is_there_no_more_and_can_be_made_anew(api: TestClient, path: str, wish: Any) -> None:
+    place, anew = f"/v1/tenants/default/{path}", {"If-None-Match": "*"}
+    first = api.put(place, json=wish, headers=anew)
+    assert first.is_success, first.text
+    assert api.put(place, json=wish, headers=anew).status_code == 412
+    assert api.delete(place).is_success
+    again = api.put(place, json=wish, headers=anew)
+    assert again.is_success, again.text
+    assert again.headers["etag"] != first.headers["etag"]
+    assert api.delete(place, headers={"If-Match": first.headers["etag"]}).status_code == 412
+
+
 def test_a_repeated_request_happens_once(api: TestClient) -> None:
     place, key = "/v1/tenants/default/policies/web", {"Idempotency-Key": "k1"}
     api.put(f"{place}/draft", json={"document": POLICY})
