@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from threading import Lock
 
 from control_plane.domain.tenant import Tenant
-from control_plane.domain.volume_budget import BudgetPeriod, BudgetUse, LaneVolume
+from control_plane.domain.volume_budget import DAY, BudgetPeriod, BudgetUse, LaneVolume
 from control_plane.store.lane_volumes import LaneVolumeTable
 
 
@@ -25,7 +25,9 @@ class BudgetLedger:
             return {}
         volumes = self._volumes(tenant.name, now, age)
         return {
-            name: BudgetUse(budget, budget.used(volumes), budget.period.end(now))
+            name: BudgetUse(
+                budget, budget.used(volumes), budget.period.first_day(now) * DAY, now, budget.period.end(now)
+            )
             for name, budget in tenant.budgets.items()
         }
 

@@ -101,13 +101,25 @@ class VolumeBudget:
 
 @dataclass(frozen=True, slots=True)
 class BudgetUse:
-    """``used`` bytes of a budget in the period that ends at ``until`` (Unix seconds)."""
+    """``used`` bytes of a budget at ``now``, in the period from ``since`` to ``until``. Times are Unix seconds."""
 
     budget: VolumeBudget
     used: int
+    since: int
+    now: int
     until: int
 
     @property
     def share(self) -> float:
         """1 is all of it."""
         return self.used / self.budget.bytes
+
+    @property
+    def used_up(self) -> int | None:
+        """When it will be used up if bytes go on as in the period so far, in Unix seconds. None: not before the period
+        ends, or it is used up already."""
+        if not 0 < self.used < self.budget.bytes:
+            return None
+        passed = max(1, self.now - self.since)
+        at = self.since - (-passed * self.budget.bytes // self.used)
+        return at if at < self.until else None

@@ -31,7 +31,11 @@ def budgets() -> None:
 @context_options
 @output_option
 def list_budgets(context: str | None, tenant: str | None, output: str) -> None:
-    """List budgets, with what is used of each in its day or month (by UTC)."""
+    """List budgets, with what is used of each in its day or month (by UTC).
+
+    USED UP is when all of a budget will be used if bytes go on as in its period so far; - if that is not before UNTIL,
+    or it is already.
+    """
     from podlane.console import failing_clearly
     from podlane.fleet.output import show
     from podlane.fleet.session import client_for
@@ -96,11 +100,15 @@ def remove_budget(name: str, context: str | None, tenant: str | None, reason: st
 
 
 def _rows(budgets: list[Any]) -> list[list[str]]:
-    rows = [["NAME", "OF", "PER", "USED", "BYTES", "SHARE", "UNTIL"]]
+    rows = [["NAME", "OF", "PER", "USED", "BYTES", "SHARE", "UNTIL", "USED UP"]]
     for each in budgets:
         named = [each["policy"], each["class"], each["direction"]]
-        end = datetime.fromtimestamp(each["until"], UTC)
+        until, used_up = (_time(each.get(key)) for key in ("until", "used_up"))
         sizes = [ByteCount(each[key]).human for key in ("used", "bytes")]
         of = " ".join(filter(None, named)) or "all lanes"
-        rows.append([each["name"], of, each["period"], *sizes, f"{each['share']:.1%}", f"{end:%Y-%m-%d %H:%M}Z"])
+        rows.append([each["name"], of, each["period"], *sizes, f"{each['share']:.1%}", until, used_up])
     return rows
+
+
+def _time(seconds: int | None) -> str:
+    return "-" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M}Z"

@@ -90,8 +90,12 @@ def test_what_agents_report_counts_in_its_day_and_month(start: Callable[[], Proc
     [day, month] = process.ask("GET", "")["items"]
     assert (month["used"], month["share"], month["class"]) == (8 * GIB, 0.8, "web")
     assert (day["used"], day["until"]) == (3 * GIB + 7, NOON + 43_200)
+    # Eight of ten in 14.5 days, and three of four in half a day.
+    assert month["used_up"] == pytest.approx(NOON + 3.625 * 86_400, abs=60)
+    assert day["used_up"] == pytest.approx(NOON + 4 * 3600, abs=60)
     process.bench.clock[0] += 86_400
     assert process.used("day") == 0
+    assert process.ask("GET", "/day")["used_up"] is None
     process.report(9)
     process.write()
     assert (process.used("day"), process.used("month")) == (9, 8 * GIB + 9)

@@ -311,7 +311,7 @@ def test_budgets_quotas_and_contexts_by_the_command_line(tmp_path: Path, client:
         made = client.run("budgets", "set", "backup", "--bytes", "500GiB", "--policy", "web", "--class", "backup")
         assert made.stderr == "podlane: the budget backup counts\n"
         head, row = made.stdout.splitlines()
-        assert head.split() == ["NAME", "OF", "PER", "USED", "BYTES", "SHARE", "UNTIL"]
+        assert head.split() == ["NAME", "OF", "PER", "USED", "BYTES", "SHARE", "UNTIL", "USED", "UP"]
         assert "web backup  month  0 B   500.0 GiB  0.0%" in row
         client.run("budgets", "set", "backup", "--bytes", "much", code=2)
         dry = client.run("budgets", "remove", "backup", "--dry-run")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.domain.errors import InvalidError
-from control_plane.domain.volume_budget import DAY, BudgetPeriod, LaneVolume, VolumeBudget
+from control_plane.domain.volume_budget import DAY, BudgetPeriod, BudgetUse, LaneVolume, VolumeBudget
 
 VOLUMES = [
     LaneVolume("web", "page", "egress", 100, 10),
@@ -62,6 +62,25 @@ def test_a_budget_is_about_what_it_names(scope: dict[str, str], used: int) -> No
     budget = VolumeBudget(1000, **scope)
     assert budget.used(VOLUMES) == used
     assert VolumeBudget.from_document(budget.to_document()) == budget
+
+
+@pytest.mark.parametrize(
+    ("used", "now", "used_up"),
+    [
+        (250, 1000 + 100, 1000 + 400),
+        (300, 1000 + 100, 1000 + 334),
+        (999, 1000, 1000 + 2),
+        (100, 1000 + 100, None),
+        (99, 1000 + 100, None),
+        (0, 1000 + 100, None),
+        (1000, 1000 + 100, None),
+        (5000, 1000 + 100, None),
+    ],
+)
+def test_a_budget_says_when_it_is_used_up_if_that_is_before_its_period_ends(
+    used: int, now: int, used_up: int | None
+) -> None:
+    assert BudgetUse(VolumeBudget(1000), used, 1000, now, 2000).used_up == used_up
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ class BudgetWish(Asked):
 
 
 class BudgetDocument(BaseModel):
-    """``used`` bytes of it in the period that ends at ``until`` (Unix seconds), which is ``share`` of it: 1 is all."""
+    """``used`` bytes of it in the period that ends at ``until`` (Unix seconds), which is ``share`` of it: 1 is all.
+    ``used_up``: when all of it will be, if bytes go on as in the period so far (Unix seconds); null: not before
+    ``until``, or all of it is already."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
@@ -55,6 +57,7 @@ class BudgetDocument(BaseModel):
     used: int
     share: float
     until: int
+    used_up: int | None
 
     @classmethod
     def describe(cls, name: str, version: int, use: BudgetUse) -> BudgetDocument:
@@ -70,6 +73,7 @@ class BudgetDocument(BaseModel):
             used=use.used,
             share=use.share,
             until=use.until,
+            used_up=use.used_up,
         )
 
 

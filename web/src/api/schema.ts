@@ -1610,6 +1610,8 @@ export interface components {
         /**
          * BudgetDocument
          * @description ``used`` bytes of it in the period that ends at ``until`` (Unix seconds), which is ``share`` of it: 1 is all.
+         *     ``used_up``: when all of it will be, if bytes go on as in the period so far (Unix seconds); null: not before
+         *     ``until``, or all of it is already.
          */
         BudgetDocument: {
             /** Bytes */
@@ -1629,6 +1631,8 @@ export interface components {
             until: number;
             /** Used */
             used: number;
+            /** Used Up */
+            used_up: number | null;
             /** Version */
             version: number;
         };
