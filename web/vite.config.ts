@@ -12,6 +12,7 @@ const PAGES = {
   rollouts: 'Rollouts',
   'rollouts/*': 'Rollout',
   alerts: 'Alerts',
+  budgets: 'Budgets',
   fleet: 'Fleet',
   workloads: 'Workloads',
   audit: 'Audit',

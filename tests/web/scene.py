@@ -8,6 +8,8 @@ from typing import Any, Final
 from stage import Stage
 from waiting import until
 
+from control_plane.domain.volume_budget import DAY, BudgetPeriod
+
 SHOP: Final[dict[str, Any]] = {
     "total": "100Mbit",
     "classes": [
@@ -32,7 +34,7 @@ BATCH: Final[dict[str, Any]] = {
 
 def dress(stage: Stage) -> None:
     """Fill it: three clusters, agents in every state, policies in force, one on its way, alerts of which one is
-    silenced."""
+    silenced, budgets of which one is used up."""
     stage.add_agents("fra1", [f"fra1-w{n:03}" for n in range(1, 22)])
     stage.add_agents("ams2", [f"ams2-w{n:03}" for n in range(1, 13)])
     stage.add_agents("iad1", [f"iad1-w{n:03}" for n in range(1, 7)], version="0.1.4", refuses="cdn.shop")
@@ -52,6 +54,7 @@ def dress(stage: Stage) -> None:
     stage.api.ask("PUT", f"{place}/draft", {"document": draft, "selector": {"app": "shared-lanes"}})
     until("the first stage", lambda: (stage.api.ask("GET", f"{place}/rollout")["progress"] or {"having": 0})["having"])
     alarm(stage)
+    spend(stage)
 
 
 def alarm(stage: Stage) -> None:
@@ -75,6 +78,23 @@ def alarm(stage: Stage) -> None:
     }
     stage.api.ask("POST", f"{place}/silences", silence)
     until("both alerts", lambda: {each["rule"] for each in firing(stage)} == {"away", "busy"}, patience=90)
+
+
+def spend(stage: Stage) -> None:
+    """Three budgets: one that lasts, one that will not, and one that is used up."""
+    now, month = int(time.time()), BudgetPeriod.MONTH
+    begun, end = month.first_day(now) * DAY, month.end(now)
+    # More of it is used than of the month is over, and not all of it, on whichever day this is.
+    share = (1 + (now - begun) / (end - begun)) / 2
+    budgets: dict[str, dict[str, Any]] = {
+        "archive": {"bytes": 500 << 30, "policy": "archive", "class": "backup"},
+        "partner": {"bytes": 50 << 30, "policy": "partner", "direction": "egress"},
+        "shop": {"bytes": 60 << 40, "period": "day", "policy": "shared-lanes"},
+    }
+    for name, budget in budgets.items():
+        stage.api.ask("PUT", f"/v1/tenants/default/budgets/{name}", budget)
+    stage.sent("archive", int((500 << 30) * share))
+    stage.sent("partner", 53 << 30)
 
 
 def firing(stage: Stage) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,9 @@ import grpc
 import httpx2 as httpx
 from fleet_client import GrpcAgent, pinned_root
 
+from control_plane.domain.volume_budget import DAY
+from control_plane.store.event_store import open_store
+from control_plane.store.lane_volumes import DayVolume
 from fleet_api.agent_pb2 import (
     Answer,
     Applied,
@@ -260,8 +263,14 @@ class Stage:
     agents_port: int
     api: Api
     stack: ExitStack
+    database: str = ""
     roots: bytes = b""
     agents: dict[str, SimulatedAgent] = field(default_factory=dict)
+
+    def sent(self, policy: str, size: int) -> None:
+        """So many bytes have gone through a policy's lane today, as another process of this control plane has heard."""
+        with closing(open_store(self.database)) as store:
+            store.volumes.add({"default": [DayVolume(int(time.time()) // DAY, policy, "backup", "egress", size)]})
 
     def add_agents(self, cluster: str, names: list[str], **options: Any) -> list[SimulatedAgent]:
         """Have them join and connect."""
@@ -301,7 +310,8 @@ def open_stage(folder: Path, *options: str) -> Iterator[Stage]:
             token = process.stdout.readline().strip()
             url = f"http://127.0.0.1:{port}"
             with ExitStack() as stack:
-                yield Stage(url, token, agents_port, Api(url, token), stack)
+                database = f"sqlite:{folder / 'state' / 'events.db'}"
+                yield Stage(url, token, agents_port, Api(url, token), stack, database)
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0, (folder / "log").read_text()

@@ -30,6 +30,8 @@ PAGES = {
     "alert-rule": "/alerts?tab=rules&rule=away",
     "silences": "/alerts?tab=silences",
     "channels": "/alerts?tab=channels",
+    "budgets": "/budgets",
+    "budget": "/budgets?budget=archive",
     "fleet": "/fleet",
     "agent": "/fleet?agent=iad1/iad1-w001",
     "workloads": "/workloads?agent=fra1/fra1-w001",

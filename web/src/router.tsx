@@ -102,6 +102,13 @@ const alerts = createRoute({
   component: lazyRouteComponent(() => import('./pages/Alerts'), 'Alerts'),
 });
 
+const budgets = createRoute({
+  getParentRoute: () => tenant,
+  path: 'budgets',
+  validateSearch: (search): { budget?: string } => text(search, 'budget'),
+  component: lazyRouteComponent(() => import('./pages/Budgets'), 'Budgets'),
+});
+
 const workloads = createRoute({
   getParentRoute: () => tenant,
   path: 'workloads',
@@ -216,6 +223,7 @@ export const router = createRouter({
     tenant.addChildren([
       overview,
       alerts,
+      budgets,
       workloads,
       audit,
       roles,

@@ -229,6 +229,13 @@ export const grants = (tenant: string) =>
       body(api.GET('/v1/tenants/{tenant}/grants', { params: { path: { tenant }, query: { limit: 1000 } } })),
   });
 
+export const budgets = (tenant: string) =>
+  queryOptions({
+    queryKey: ['t', tenant, 'budgets'],
+    queryFn: () => body(api.GET('/v1/tenants/{tenant}/budgets', { params: { path: { tenant } } })),
+    refetchInterval: LOOK,
+  });
+
 /** Those that fire, the newest first. */
 export const firingAlerts = (tenant: string) =>
   queryOptions({

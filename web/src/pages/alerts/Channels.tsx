@@ -3,15 +3,15 @@ import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { api, body } from '../../api/client';
 import { alertChannels } from '../../api/queries';
+import { Field } from '../../parts/Field';
 import { useRole, useTenant } from '../../parts/hooks';
 import { Dialog } from '../../parts/overlays';
 import { Fresh, ProblemNote, ReadOnly, Skeleton } from '../../parts/parts';
+import { useKept } from '../../parts/useKept';
 import { useTexts } from '../../text/language';
 import { ConflictDialog } from '../policy/ConflictDialog';
 import { toYaml } from '../policy/yaml';
-import { Field } from './Field';
 import { type Channel, type ChannelWish, channelOf, NEW_CHANNEL, placeOf, trimmed } from './model';
-import { useKept } from './useKept';
 
 export function Channels() {
   const t = useTexts();
@@ -36,7 +36,7 @@ export function Channels() {
         </div>
         <Fresh query={list}>
           {!found && (
-            <div style={{ padding: 14 }}>
+            <div className="pad">
               <Skeleton width="100%" height={80} />
             </div>
           )}
@@ -131,6 +131,7 @@ function ChannelDialog({ found, close }: { found: Channel | undefined; close: ()
   const written = trimmed({ ...form, to: to.split(/[\s,]+/).filter(Boolean) });
   const path = { tenant, channel: name };
   const kept = useKept({
+    of: 'alerts',
     found,
     write: (channel: ChannelWish, header) =>
       body(api.PUT('/v1/tenants/{tenant}/alerts/channels/{channel}', { params: { path, header }, body: channel })),

@@ -2,13 +2,14 @@ import { useMutation, useQuery, useQueryClient } from '@tanstack/react-query';
 import { useState } from 'react';
 import { api, body, reasonHeader } from '../../api/client';
 import { alertChannels, alertRule } from '../../api/queries';
+import { Field } from '../../parts/Field';
 import { useRole, useTenant } from '../../parts/hooks';
 import { Dialog } from '../../parts/overlays';
 import { ProblemNote, ReadOnly } from '../../parts/parts';
+import { useKept } from '../../parts/useKept';
 import { useTexts } from '../../text/language';
 import { ConflictDialog } from '../policy/ConflictDialog';
 import { toYaml } from '../policy/yaml';
-import { Field } from './Field';
 import {
   type AlertKind,
   formOf,
@@ -22,6 +23,7 @@ import {
   ruleOf,
   SEVERITIES,
   type Severity,
+  scopesOf,
   tellValue,
   USUAL,
   wishOf,
@@ -29,7 +31,6 @@ import {
 import { About } from './pills';
 import { ScopeFields } from './ScopeFields';
 import { Trial } from './Trial';
-import { useKept } from './useKept';
 
 const textOf = (rule: RuleWish) => toYaml(rule).trimEnd();
 
@@ -46,6 +47,7 @@ export function RuleDialog({ found, close }: { found: Rule | undefined; close: (
   const written = wishOf(form);
   const wrong = 'wrong' in written ? written.wrong : [];
   const kept = useKept({
+    of: 'alerts',
     found,
     write: (rule: RuleWish, header) =>
       body(
@@ -156,7 +158,7 @@ export function RuleDialog({ found, close }: { found: Rule | undefined; close: (
             {line('threshold', r.threshold, r.thresholdHint[measureOf(form.kind)])}
             {line('hold', r.hold, r.holdHint)}
             {ofTraffic(form.kind) && line('over', r.over, r.overHint)}
-            <ScopeFields kind={form.kind} scope={form.scope} change={(scope) => put({ scope })} />
+            <ScopeFields asked={scopesOf(form.kind)} scope={form.scope} change={(scope) => put({ scope })} />
           </div>
           <Channels chosen={form.channels} change={(channels) => put({ channels })} />
           <div className="form-grid">

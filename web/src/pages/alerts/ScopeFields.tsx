@@ -1,25 +1,33 @@
 import { useInfiniteQuery, useQuery } from '@tanstack/react-query';
-import { clusters, policies } from '../../api/queries';
+import { budgets, clusters, policies } from '../../api/queries';
 import { useTenant } from '../../parts/hooks';
 import { useTexts } from '../../text/language';
-import { type AlertKind, type Scope, scopesOf } from './model';
+import { lanesOf, type PolicyDoc } from '../policy/model';
+import type { Scope } from './model';
 
 interface ScopeProps {
-  kind: AlertKind;
+  asked: readonly Scope[];
   scope: Partial<Record<Scope, string>>;
   change: (scope: Partial<Record<Scope, string>>) => void;
 }
 
-/** What a rule is about: all, if nothing is written. Names that there are can be chosen, and others be written. */
-export function ScopeFields({ kind, scope, change }: ScopeProps) {
+/** What a rule, or a budget, is about: all, if nothing is written. Names that there are can be chosen, and others be written. */
+export function ScopeFields({ asked, scope, change }: ScopeProps) {
   const t = useTexts();
   const tenant = useTenant();
-  const asked = scopesOf(kind);
   const found = useQuery({ ...clusters(tenant), enabled: asked.includes('cluster') });
   const list = useInfiniteQuery({ ...policies(tenant), enabled: asked.includes('policy') });
+  const all = useQuery({ ...budgets(tenant), enabled: asked.includes('budget') });
+  const known = list.data?.pages.flatMap((page) => page.items) ?? [];
+  const lanes = known
+    .filter((each) => !scope.policy || each.name === scope.policy)
+    .flatMap((each) => lanesOf(((each.in_force ?? each.draft)?.document ?? {}) as PolicyDoc))
+    .map((lane) => lane.name ?? '');
   const names: Partial<Record<Scope, string[]>> = {
     cluster: found.data?.items.map((each) => each.name) ?? [],
-    policy: list.data?.pages.flatMap((page) => page.items.map((each) => each.name)) ?? [],
+    policy: known.map((each) => each.name),
+    class: [...new Set(lanes)].sort(),
+    budget: all.data?.items.map((each) => each.name) ?? [],
   };
   return asked.map((each) => (
     <div key={each} className="field" style={{ alignSelf: 'start' }}>
