@@ -115,7 +115,7 @@ export function Names() {
         </div>
         <Fresh query={list}>
           {!found && (
-            <div style={{ padding: 14 }}>
+            <div className="pad">
               <Skeleton width="100%" height={260} />
             </div>
           )}

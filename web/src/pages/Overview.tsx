@@ -80,7 +80,7 @@ export function Overview() {
                 <h2>{o.attention}</h2>
               </div>
               {!known && (
-                <div style={{ padding: 14 }}>
+                <div className="pad">
                   <Skeleton width="100%" height={90} />
                 </div>
               )}

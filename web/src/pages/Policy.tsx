@@ -337,7 +337,7 @@ function Editor({ found }: { found: Found }) {
               </div>
               {refused || !check.data ? (
                 check.isError && !refused ? (
-                  <div style={{ padding: 14 }}>
+                  <div className="pad">
                     <ProblemNote error={check.error} retry={() => void check.refetch()} />
                   </div>
                 ) : (

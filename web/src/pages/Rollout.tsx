@@ -242,7 +242,7 @@ function Where({ found }: { found: Found }) {
         <h2>{r.where}</h2>
         <span className="sub right num">{found.progress ? r.ofAgents(count(parts.agents)) : ''}</span>
       </div>
-      <div style={{ padding: 14 }}>
+      <div className="pad">
         {found.progress ? (
           <>
             <Whole rollout={found} height={18} />

@@ -23,7 +23,7 @@ export function Rollouts() {
       <Fresh query={list}>
         <section className="panel" aria-label={t.rollouts.title}>
           {!found && (
-            <div style={{ padding: 14 }}>
+            <div className="pad">
               <Skeleton width="100%" height={80} />
             </div>
           )}

@@ -5,8 +5,9 @@ import { api, body, type Schemas } from '../api/client';
 import { clusters, type Role, tokens } from '../api/queries';
 import { count, dateTime } from '../parts/format';
 import { useRole, useTenant } from '../parts/hooks';
+import { AddForm, AddInput, ListPanel } from '../parts/ListPanel';
 import { Dialog } from '../parts/overlays';
-import { Fresh, Page, ProblemNote, ReadOnly, Skeleton } from '../parts/parts';
+import { Page, ProblemNote, ReadOnly, Skeleton } from '../parts/parts';
 import { useLanguage, useTexts } from '../text/language';
 
 const ROLES: Role[] = ['viewer', 'editor', 'operator', 'administrator'];
@@ -45,75 +46,43 @@ function Clusters({ admin }: { admin: boolean }) {
     },
   });
   return (
-    <section className="panel" aria-label={s.clusters}>
-      <div className="panel-head">
-        <h2>{s.clusters}</h2>
-      </div>
-      <Fresh query={list}>
-        {!list.data && (
-          <div style={{ padding: 14 }}>
-            <Skeleton width="100%" height={60} />
-          </div>
+    <>
+      <ListPanel
+        title={s.clusters}
+        query={list}
+        nothing={s.clustersNone}
+        row={(each) => (
+          <tr key={each.name}>
+            <td>
+              <b>{each.name}</b>
+            </td>
+            <td>{t.fleet.agents(each.agents, count(each.agents))}</td>
+            <td className="r">
+              {admin && (
+                <button
+                  type="button"
+                  data-row
+                  className="btn small"
+                  onClick={() => setJoining(each.name)}
+                  aria-label={`${s.join}: ${each.name}`}
+                >
+                  {s.join}
+                </button>
+              )}
+            </td>
+          </tr>
         )}
-        {list.data?.items.length === 0 && <p className="sub diff-none">{s.clustersNone}</p>}
-        {list.data && list.data.items.length > 0 && (
-          <table className="table num">
-            <tbody>
-              {list.data.items.map((each) => (
-                <tr key={each.name}>
-                  <td>
-                    <b>{each.name}</b>
-                  </td>
-                  <td>{t.fleet.agents(each.agents, count(each.agents))}</td>
-                  <td className="r">
-                    {admin && (
-                      <button
-                        type="button"
-                        data-row
-                        className="btn small"
-                        onClick={() => setJoining(each.name)}
-                        aria-label={`${s.join}: ${each.name}`}
-                      >
-                        {s.join}
-                      </button>
-                    )}
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        )}
-      </Fresh>
-      {admin && (
-        <form
-          className="filters"
-          style={{ borderTop: '1px solid var(--line2)', borderBottom: 0 }}
-          onSubmit={(event) => {
-            event.preventDefault();
-            add.mutate();
-          }}
-        >
-          <input
-            className="input"
-            aria-label={s.name}
-            placeholder={s.name}
-            required
-            value={name}
-            onChange={(event) => setName(event.target.value)}
-          />
-          <button type="submit" className="btn" disabled={add.isPending}>
-            <IconPlus size={15} />
-            {s.add}
-          </button>
-        </form>
-      )}
-      {add.isError && (
-        <div style={{ padding: 14 }}>
-          <ProblemNote error={add.error} />
-        </div>
-      )}
+        add={
+          admin && (
+            <AddForm label={s.add} pending={add.isPending} add={() => add.mutate()}>
+              <AddInput label={s.name} value={name} set={setName} />
+            </AddForm>
+          )
+        }
+        error={add.error}
+      />
       {joining && <Join cluster={joining} close={() => setJoining(undefined)} />}
-    </section>
+    </>
   );
 }
 
@@ -207,65 +176,55 @@ function Tokens({ admin }: { admin: boolean }) {
     onSuccess: () => queries.invalidateQueries({ queryKey: ['t', tenant, 'tokens'] }),
   });
   return (
-    <section className="panel" aria-label={s.tokens}>
-      <div className="panel-head">
-        <h2>{s.tokens}</h2>
-        {admin && (
-          <button type="button" className="btn small right" onClick={() => setIssuing(true)}>
-            <IconPlus size={14} />
-            {s.issue}
-          </button>
+    <>
+      <ListPanel
+        title={s.tokens}
+        query={list}
+        nothing={s.tokensNone}
+        action={
+          admin && (
+            <button type="button" className="btn small right" onClick={() => setIssuing(true)}>
+              <IconPlus size={14} />
+              {s.issue}
+            </button>
+          )
+        }
+        head={
+          <>
+            <th>{s.title}</th>
+            <th className="wide">{s.id}</th>
+            <th>{t.tenantsPage.role}</th>
+            <th className="wide">{s.expires}</th>
+            <th>
+              <span className="hidden">{s.revoke}</span>
+            </th>
+          </>
+        }
+        row={(each) => (
+          <tr key={each.id}>
+            <td>{each.title || '–'}</td>
+            <td className="mono wide">{each.id}</td>
+            <td>{t.roles[each.role]}</td>
+            <td className="wide">{each.expires_at ? dateTime(each.expires_at, language) : t.never}</td>
+            <td className="r">
+              {admin && (
+                <button
+                  type="button"
+                  className="btn small danger"
+                  title={s.revokeAsk}
+                  onClick={() => revoke.mutate(each.id)}
+                  aria-label={`${s.revoke}: ${each.title || each.id}`}
+                >
+                  {s.revoke}
+                </button>
+              )}
+            </td>
+          </tr>
         )}
-      </div>
-      <Fresh query={list}>
-        {!list.data && (
-          <div style={{ padding: 14 }}>
-            <Skeleton width="100%" height={60} />
-          </div>
-        )}
-        {list.data?.items.length === 0 && <p className="sub diff-none">{s.tokensNone}</p>}
-        {list.data && list.data.items.length > 0 && (
-          <table className="table num">
-            <thead>
-              <tr>
-                <th>{s.title}</th>
-                <th className="wide">{s.id}</th>
-                <th>{t.tenantsPage.role}</th>
-                <th className="wide">{s.expires}</th>
-                <th>
-                  <span className="hidden">{s.revoke}</span>
-                </th>
-              </tr>
-            </thead>
-            <tbody>
-              {list.data.items.map((each) => (
-                <tr key={each.id}>
-                  <td>{each.title || '–'}</td>
-                  <td className="mono wide">{each.id}</td>
-                  <td>{t.roles[each.role]}</td>
-                  <td className="wide">{each.expires_at ? dateTime(each.expires_at, language) : t.never}</td>
-                  <td className="r">
-                    {admin && (
-                      <button
-                        type="button"
-                        className="btn small danger"
-                        title={s.revokeAsk}
-                        onClick={() => revoke.mutate(each.id)}
-                        aria-label={`${s.revoke}: ${each.title || each.id}`}
-                      >
-                        {s.revoke}
-                      </button>
-                    )}
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        )}
-      </Fresh>
-      {revoke.isError && <ProblemNote error={revoke.error} />}
+        error={revoke.error}
+      />
       {issuing && <Issue close={() => setIssuing(false)} />}
-    </section>
+    </>
   );
 }
 

@@ -6,8 +6,9 @@ import { grants, type Role, session, tenants } from '../api/queries';
 import { viewAs } from '../api/viewAs';
 import { count } from '../parts/format';
 import { useRole, useTenant } from '../parts/hooks';
+import { AddForm, AddInput, ListPanel } from '../parts/ListPanel';
 import { Dialog } from '../parts/overlays';
-import { Fresh, Page, ProblemNote, ReadOnly, Skeleton } from '../parts/parts';
+import { Page, ProblemNote, ReadOnly } from '../parts/parts';
 import { useTexts } from '../text/language';
 
 const ROLES: Role[] = ['viewer', 'editor', 'operator', 'administrator'];
@@ -31,7 +32,7 @@ export function Tenants() {
             <div className="panel-head">
               <h2>{p.what}</h2>
             </div>
-            <dl className="facts" style={{ padding: 14 }}>
+            <dl className="facts pad">
               {ROLES.map((each) => (
                 <div key={each} style={{ display: 'contents' }}>
                   <dt>{t.roles[each]}</dt>
@@ -69,7 +70,7 @@ function You() {
       <div className="panel-head">
         <h2>{t.tenantsPage.you}</h2>
       </div>
-      <dl className="facts" style={{ padding: 14 }}>
+      <dl className="facts pad">
         <dt>{t.top.signedInAs}</dt>
         <dd className="mono">{data?.author}</dd>
         {Object.entries(data?.roles ?? {}).map(([tenant, role]) => (
@@ -105,95 +106,61 @@ function Grants({ admin }: { admin: boolean }) {
       api.DELETE('/v1/tenants/{tenant}/grants/{group}', { params: { path: { tenant, group: from } } }),
     onSuccess: changed,
   });
-  const error = grant.error ?? take.error;
   return (
-    <section className="panel" aria-label={p.grants}>
-      <div className="panel-head">
-        <h2>{p.grants}</h2>
-      </div>
-      <Fresh query={list}>
-        {!list.data && (
-          <div style={{ padding: 14 }}>
-            <Skeleton width="100%" height={60} />
-          </div>
-        )}
-        {list.data?.items.length === 0 && <p className="sub diff-none">{p.grantsNone}</p>}
-        {list.data && list.data.items.length > 0 && (
-          <table className="table">
-            <thead>
-              <tr>
-                <th>{p.group}</th>
-                <th>{p.role}</th>
-                {admin && (
-                  <th>
-                    <span className="hidden">{p.take}</span>
-                  </th>
-                )}
-              </tr>
-            </thead>
-            <tbody>
-              {list.data.items.map((each) => (
-                <tr key={each.group}>
-                  <td className="mono">{each.group}</td>
-                  <td>{t.roles[each.role]}</td>
-                  {admin && (
-                    <td className="r">
-                      <button
-                        type="button"
-                        className="btn small danger"
-                        onClick={() => take.mutate(each.group)}
-                        aria-label={`${p.take}: ${each.group}`}
-                      >
-                        {p.take}
-                      </button>
-                    </td>
-                  )}
-                </tr>
+    <ListPanel
+      title={p.grants}
+      query={list}
+      nothing={p.grantsNone}
+      head={
+        <>
+          <th>{p.group}</th>
+          <th>{p.role}</th>
+          {admin && (
+            <th>
+              <span className="hidden">{p.take}</span>
+            </th>
+          )}
+        </>
+      }
+      row={(each) => (
+        <tr key={each.group}>
+          <td className="mono">{each.group}</td>
+          <td>{t.roles[each.role]}</td>
+          {admin && (
+            <td className="r">
+              <button
+                type="button"
+                className="btn small danger"
+                onClick={() => take.mutate(each.group)}
+                aria-label={`${p.take}: ${each.group}`}
+              >
+                {p.take}
+              </button>
+            </td>
+          )}
+        </tr>
+      )}
+      add={
+        admin && (
+          <AddForm label={p.grant} pending={grant.isPending} add={() => grant.mutate()}>
+            <AddInput label={p.group} value={group} set={setGroup} />
+            <select
+              className="select"
+              aria-label={p.role}
+              value={role}
+              onChange={(event) => setRole(event.target.value as Role)}
+            >
+              {ROLES.map((each) => (
+                <option key={each} value={each}>
+                  {t.roles[each]}
+                </option>
               ))}
-            </tbody>
-          </table>
-        )}
-      </Fresh>
-      {admin && (
-        <form
-          className="filters"
-          style={{ borderTop: '1px solid var(--line2)', borderBottom: 0 }}
-          onSubmit={(event) => {
-            event.preventDefault();
-            grant.mutate();
-          }}
-        >
-          <input
-            className="input"
-            aria-label={p.group}
-            placeholder={p.group}
-            required
-            value={group}
-            onChange={(event) => setGroup(event.target.value)}
-          />
-          <select
-            className="select"
-            aria-label={p.role}
-            value={role}
-            onChange={(event) => setRole(event.target.value as Role)}
-          >
-            {ROLES.map((each) => (
-              <option key={each} value={each}>
-                {t.roles[each]}
-              </option>
-            ))}
-          </select>
-          <button type="submit" className="btn" disabled={grant.isPending}>
-            {p.grant}
-          </button>
-        </form>
-      )}
-      {error && (
-        <div style={{ padding: 14 }}>
-          <ProblemNote error={error} />
-        </div>
-      )}
-    </section>
+            </select>
+          </AddForm>
+        )
+      }
+      error={grant.error ?? take.error}
+    />
   );
 }
 
@@ -218,89 +185,59 @@ function TenantList({ platform }: { platform: boolean }) {
     },
   });
   return (
-    <section className="panel" aria-label={p.all}>
-      <div className="panel-head">
-        <h2>{p.all}</h2>
-      </div>
-      <Fresh query={list}>
-        <table className="table num">
-          <thead>
-            <tr>
-              <th>{t.policies.name}</th>
-              <th className="wide">{p.makeTitle}</th>
-              <th className="r">{p.agents}</th>
-              <th className="r">{p.policies}</th>
-              {platform && (
-                <th>
-                  <span className="hidden">{p.quota}</span>
-                </th>
-              )}
-            </tr>
-          </thead>
-          <tbody>
-            {list.data?.items.map((each) => (
-              <tr key={each.name}>
-                <td>
-                  <Link data-row to="/t/$tenant" params={{ tenant: each.name }}>
-                    {each.name}
-                  </Link>
-                </td>
-                <td className="wide">{each.name === 'platform' ? p.platform : each.title}</td>
-                <Used there={each.agents} most={each.quota.agents ?? null} />
-                <Used there={each.policies} most={each.quota.policies ?? null} />
-                {platform && (
-                  <td className="r">
-                    <button
-                      type="button"
-                      className="btn small"
-                      aria-label={p.quotaOf(each.name)}
-                      onClick={() => setLimiting(each)}
-                    >
-                      {p.quota} …
-                    </button>
-                  </td>
-                )}
-              </tr>
-            ))}
-          </tbody>
-        </table>
-        {limiting && <QuotaDialog key={limiting.name} tenant={limiting} close={() => setLimiting(undefined)} />}
-      </Fresh>
-      {platform && (
-        <form
-          className="filters"
-          style={{ borderTop: '1px solid var(--line2)', borderBottom: 0 }}
-          onSubmit={(event) => {
-            event.preventDefault();
-            make.mutate();
-          }}
-        >
-          <input
-            className="input"
-            aria-label={t.policies.name}
-            placeholder={t.policies.name}
-            required
-            value={name}
-            onChange={(event) => setName(event.target.value)}
-          />
-          <input
-            className="input"
-            aria-label={p.makeTitle}
-            placeholder={p.makeTitle}
-            value={title}
-            onChange={(event) => setTitle(event.target.value)}
-          />
-          <button type="submit" className="btn" disabled={make.isPending}>
-            {p.make}
-          </button>
-        </form>
-      )}
-      {make.isError && (
-        <div style={{ padding: 14 }}>
-          <ProblemNote error={make.error} />
-        </div>
-      )}
-    </section>
+    <>
+      <ListPanel
+        title={p.all}
+        query={list}
+        head={
+          <>
+            <th>{t.policies.name}</th>
+            <th className="wide">{p.makeTitle}</th>
+            <th className="r">{p.agents}</th>
+            <th className="r">{p.policies}</th>
+            {platform && (
+              <th>
+                <span className="hidden">{p.quota}</span>
+              </th>
+            )}
+          </>
+        }
+        row={(each) => (
+          <tr key={each.name}>
+            <td>
+              <Link data-row to="/t/$tenant" params={{ tenant: each.name }}>
+                {each.name}
+              </Link>
+            </td>
+            <td className="wide">{each.name === 'platform' ? p.platform : each.title}</td>
+            <Used there={each.agents} most={each.quota.agents ?? null} />
+            <Used there={each.policies} most={each.quota.policies ?? null} />
+            {platform && (
+              <td className="r">
+                <button
+                  type="button"
+                  className="btn small"
+                  aria-label={p.quotaOf(each.name)}
+                  onClick={() => setLimiting(each)}
+                >
+                  {p.quota} …
+                </button>
+              </td>
+            )}
+          </tr>
+        )}
+        add={
+          platform && (
+            <AddForm label={p.make} pending={make.isPending} add={() => make.mutate()}>
+              <AddInput label={t.policies.name} value={name} set={setName} />
+              <AddInput label={p.makeTitle} value={title} set={setTitle} required={false} />
+            </AddForm>
+          )
+        }
+        error={make.error}
+      />
+      {limiting && <QuotaDialog key={limiting.name} tenant={limiting} close={() => setLimiting(undefined)} />}
+    </>
   );
 }
 

@@ -37,7 +37,7 @@ export function Workloads() {
             <h2>{w.without}</h2>
           </div>
           {rows.length === 0 && reading && (
-            <div style={{ padding: 14 }}>
+            <div className="pad">
               <Skeleton width="100%" height={200} />
             </div>
           )}

@@ -59,7 +59,7 @@ export function ProblemNote({ error, retry, children }: { error: unknown; retry?
   );
 }
 
-interface Looked {
+export interface Looked {
   isError: boolean;
   isLoadingError: boolean;
   dataUpdatedAt: number;

@@ -84,13 +84,13 @@ export function Firing() {
           )}
         </div>
         {problem && (
-          <div style={{ padding: 14 }}>
+          <div className="pad">
             <ProblemNote error={problem} />
           </div>
         )}
         <div className={standing?.state === 'away' ? 'stale' : undefined}>
           {!rows && !problem && (
-            <div style={{ padding: 14 }}>
+            <div className="pad">
               <Skeleton width="100%" height={160} />
             </div>
           )}

@@ -40,7 +40,7 @@ export function Rules() {
         </div>
         <Fresh query={list}>
           {!found && (
-            <div style={{ padding: 14 }}>
+            <div className="pad">
               <Skeleton width="100%" height={120} />
             </div>
           )}

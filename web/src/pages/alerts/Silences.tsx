@@ -49,7 +49,7 @@ export function Silences() {
         </div>
         <Fresh query={list}>
           {!found && (
-            <div style={{ padding: 14 }}>
+            <div className="pad">
               <Skeleton width="100%" height={100} />
             </div>
           )}

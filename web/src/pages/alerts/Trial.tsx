@@ -37,7 +37,7 @@ export function Trial({ wish }: { wish: RuleWish }) {
         <h2>{r.trial}</h2>
       </div>
       {query.isError && (
-        <div style={{ padding: 14 }}>
+        <div className="pad">
           <ProblemNote error={query.error} />
         </div>
       )}

@@ -41,7 +41,7 @@ export function Connections({
       </div>
       <Fresh query={list}>
         {!found && (
-          <div style={{ padding: 14 }}>
+          <div className="pad">
             <Skeleton width="100%" height={60} />
           </div>
         )}

@@ -97,7 +97,7 @@ export function BelowTable(given: {
         <h2>{given.title}</h2>
       </div>
       {!given.rows && (
-        <div style={{ padding: 14 }}>
+        <div className="pad">
           <Skeleton width="100%" height={90} />
         </div>
       )}

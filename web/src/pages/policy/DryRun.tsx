@@ -38,7 +38,7 @@ export function DryRun({ name, written }: { name: string; written: Written }) {
         <h2>{e.dryRun}</h2>
       </div>
       {query.isError && (
-        <div style={{ padding: 14 }}>
+        <div className="pad">
           <ProblemNote error={query.error} retry={() => void query.refetch()} />
         </div>
       )}

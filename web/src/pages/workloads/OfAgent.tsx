@@ -89,14 +89,14 @@ function Running({ cluster, node }: { cluster: string; node: string }) {
   });
   if (problem) {
     return (
-      <div style={{ padding: 14 }}>
+      <div className="pad">
         <ProblemNote error={problem} />
       </div>
     );
   }
   if (!window) {
     return (
-      <div style={{ padding: 14 }}>
+      <div className="pad">
         <Skeleton width="100%" height={120} />
       </div>
     );
