@@ -16,6 +16,7 @@ from typing import Final
 from playwright.sync_api import BrowserContext, CDPSession, Error, Page, Playwright, Response, ViewportSize
 
 from benchmarks.errors import BenchmarkError, CandidateError
+from benchmarks.web.figures import kept_bytes
 
 LIGHTHOUSE: Final = Path(__file__).parent / "lighthouse"
 NO_LIGHTHOUSE: Final = f"Lighthouse is not installed: npm ci --prefix {LIGHTHOUSE.relative_to(LIGHTHOUSE.parents[2])}"
@@ -113,13 +114,19 @@ class Chromium:
         return {"ms_per_s": busy * 1e3 / took}
 
     def heap(self, path: str, selector: str, warm: float, minutes: float) -> dict[str, float]:
-        """Growth after ``warm`` seconds, in which the page fills what it keeps."""
+        """Growth after ``warm`` seconds, in which the page fills what it keeps: of the whole heap, which has the code
+        that V8 makes of functions as they are used, and of the page's own objects alone."""
         with self._loaded(path, selector) as (page, tools):
             page.wait_for_timeout(warm * 1e3)
-            start = _heap(tools)
+            start, kept = _heap(tools), _kept(tools)
             page.wait_for_timeout(minutes * 60e3)
-            end = _heap(tools)
-        return {"start_mib": start / (1 << 20), "growth": (end - start) / start * 100}
+            end, kept_then = _heap(tools), _kept(tools)
+        return {
+            "start_mib": start / (1 << 20),
+            "growth": (end - start) / start * 100,
+            "kept_mib": kept / (1 << 20),
+            "kept_growth": (kept_then - kept) / kept * 100,
+        }
 
     def lighthouse(self, path: str) -> dict[str, float]:
         """Its scores, of 100; as a desktop computer is simulated by it."""
@@ -172,6 +179,19 @@ def _metric(tools: CDPSession, name: str) -> float:
 def _heap(tools: CDPSession) -> float:
     tools.send("HeapProfiler.collectGarbage")
     return _metric(tools, "JSHeapUsedSize")
+
+
+def _kept(tools: CDPSession) -> int:
+    """Bytes of what scripts have made and still hold, by a snapshot of the heap: without code, which is V8's own."""
+    pieces: list[str] = []
+
+    def note(said: Mapping[str, str]) -> None:
+        pieces.append(said["chunk"])
+
+    tools.on("HeapProfiler.addHeapSnapshotChunk", note)
+    tools.send("HeapProfiler.takeHeapSnapshot", {"reportProgress": False})
+    tools.remove_listener("HeapProfiler.addHeapSnapshotChunk", note)
+    return kept_bytes(json.loads("".join(pieces)))
 
 
 def _free_port() -> int:
