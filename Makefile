@@ -15,7 +15,7 @@ BENCH_PACKAGES := haproxy libnginx-mod-stream wrk iperf3
 TEST_PACKAGES := postgresql clang libbpf-dev prometheus prometheus-alertmanager java=default-jre-headless mvn=maven
 PROGRAMS := datapath/ebpf/lane.bpf.o
 WEB := control_plane/web_files/index.html
-WEB_PICTURES := overview live editor names rollout alerts fleet
+WEB_PICTURES := overview live editor names rollout alerts budgets fleet
 PYTEST_ARGS ?=
 # Processes that run tests: most tests wait most of the time. 0 runs them one after the other, in one.
 TEST_PROCESSES ?= $(shell n=$$(nproc); echo $$((n > 10 ? 12 : n + 2)))
