@@ -41,7 +41,7 @@ def flow(
 ) -> bytes:
     """struct flow of lane.bpf.c."""
     head = struct.pack("=IIBBBBBBBB", 5, 77, state, 1, class_id, 0, inbound, kept, len(name), 0)
-    return head + bytes(12) + struct.pack("=IQ", began, 1 << 63 | 3) + name.ljust(64, b"\0") + bytes(32)
+    return head + bytes(12) + struct.pack("=IQ", began, 1 << 63 | 3) + name.ljust(64, b"\0") + bytes(40)
 
 
 def answer(
