@@ -297,12 +297,11 @@ class WorkloadLanes:
     ) -> None:
         """In the network namespace that has the lanes, ``thread``'s; ``inside`` is the Pod's. What ``stack`` closes
         belongs to it."""
-        kernel = stack.enter_context(NetlinkKernel())
-        link, features = self.place.link, self._node.features
+        kernel, link, features = stack.enter_context(NetlinkKernel()), self.place.link, self._node.features
         end: ShapedEnd = PodEnd(relays=False) if link is None else NodeEnd()
         interface = start.interface if link is None else link.interface
-        made = Shaping(kernel, interface, features, replace=False, end=end, device_counts=start.counts, budgets=True)
-        self.shaping = shaping = made
+        lane = Shaping(kernel, interface, features, replace=False, end=end, device_counts=start.counts, budgets=True)
+        self.shaping = shaping = lane
 
         def keep(ids: ClassIds) -> None:
             earlier = Earlier(ids, start.installer.seal, "" if link is None else link.interface)
@@ -413,8 +412,8 @@ class WorkloadLanes:
 
     def _lost_its_end(self, found: Found) -> bool:
         """Whether lanes at the node's end have to be put elsewhere: others have come there, or the link is another."""
-        at_node = self.place.link is not None
-        return at_node and (isinstance(found, NoNodeLinkError) or self._lacking_since != -math.inf)
+        lost = isinstance(found, NoNodeLinkError) or self._lacking_since != -math.inf
+        return lost and self.place.link is not None
 
     def _lacks_its_interface(self) -> None:
         if self._lacking_since == -math.inf:
@@ -435,12 +434,7 @@ class WorkloadLanes:
         lanes, old = self.workload.lanes, self._in_force
         if lanes is None or old is None:
             return True
-        same = (lanes.detection_timeout, lanes.on_failure, lanes.mesh) == (
-            old.detection_timeout,
-            old.on_failure,
-            old.mesh,
-        )
-        return same and self._choose(lanes).datapath is self.chosen.datapath
+        return lanes.starts_like(old) and self._choose(lanes).datapath is self.chosen.datapath
 
     async def _leave(self, plane: DataPlane, namespace: NetworkNamespace) -> None:
         """The end: remove the lanes, if there is anything left that they could be removed from."""

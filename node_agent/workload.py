@@ -63,6 +63,11 @@ class WantedLanes:
     mesh_marks: bool = False
     """Whether the mesh's own proxy marks its connections by the policy's classes (``spec.mesh`` of a TrafficPolicy)."""
 
+    def starts_like(self, other: WantedLanes) -> bool:
+        """Whether they have the same of what is read only when lanes begin."""
+        mine, theirs = ((each.detection_timeout, each.on_failure, each.mesh) for each in (self, other))
+        return mine == theirs
+
     def settings(self, mesh: MeshProxy | None, datapath: Datapath) -> DataPlaneSettings:
         """The data plane's settings, with the mesh's proxy that was found there and the datapath that was chosen."""
         return DataPlaneSettings(
