@@ -104,13 +104,13 @@ def document(analysis: Analysis) -> str:
     heading = (
         f"{machine_line(analysis)}; rounds: {settings['rounds']}; agents: {settings['agents']:,}, simulated, which "
         f"report 20 lanes each second; {settings['chromium']}; {settings['lighthouse']}; Live was left open for "
-        f"{settings['minutes']:g} minutes.{interrupted(analysis)}"
+        f"{settings['minutes']:g} min.{interrupted(analysis)}"
     )
     goals = goals_table(GOALS, analysis)
     if settings["agents"] != _AIM or settings["minutes"] < 60:  # an hour
         goals = (
             f"They are for {_AIM:,} agents and an hour; here were {settings['agents']:,} and {settings['minutes']:g} "
-            f"minutes.\n\n{goals}"
+            f"min.\n\n{goals}"
         )
     return report([("", heading), ("Goals", goals), ("Figures", _figures(analysis))], analysis)
 

@@ -26,7 +26,7 @@ def test_goals_are_met_or_not() -> None:
     assert quick.count("**not met**") == 3 * len(LIGHTHOUSE), "scores are the better the more"
     assert quick.count("| met |") == len(GOALS) - 3 * len(LIGHTHOUSE)
     assert "They are for" not in quick
-    assert "here were 100 and 60 minutes" in document(analysis(0.01, agents=100))
+    assert "here were 100 and 60 min" in document(analysis(0.01, agents=100))
 
 
 def test_only_what_no_busy_machine_explains_is_a_collapse() -> None:
