@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -44,6 +45,16 @@ def pytest_configure(config: pytest.Config) -> None:
     import parallel  # only now: tests also run where there is no pytest-xdist (tools/other-libxtables)
 
     config.pluginmanager.register(parallel.Worker(config) if worker else parallel.Controller(durations))
+
+
+@pytest.fixture(autouse=True)
+def _sigterm_as_before() -> Iterator[None]:
+    """A verb that a test calls in this process ignores SIGTERM at its end (``podlane.console``): programs that later
+    tests start would inherit that, and not end when they are told to."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if signal.getsignal(signal.SIGTERM) is not before:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _TellWorkers:

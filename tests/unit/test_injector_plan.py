@@ -184,8 +184,8 @@ def test_the_sidecar_may_load_the_programs_of_datapath_ebpf() -> None:
         security = container(injected(pod(annotations=annotations), defaults))["securityContext"]
         assert security["capabilities"] == {"add": added, "drop": ["ALL"]}
         assert not security["allowPrivilegeEscalation"]
-    with pytest.raises(InjectionError, match="in Istio's mesh: beside its proxy programs in the kernel do not know"):
-        planned(pod(annotations={**annotations, "podlane.io/mesh": "istio"}))
+    beside = container(injected(pod(annotations={**annotations, "podlane.io/mesh": "istio"}), USUAL))
+    assert beside["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "BPF", "PERFMON"]
 
 
 def test_what_the_injectors_own_datapath_cannot_keep_is_refused() -> None:
