@@ -7,6 +7,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Final, NoReturn, Protocol
 
 import trio
@@ -53,6 +54,8 @@ _FIRST_NAMES: Final = 2.0
 """Seconds, at most, after which names are told first when they are asked for."""
 _LOOK: Final = 0.02
 """Seconds between two looks whether all workloads have settled."""
+_LINGER: Final = 1.0
+"""Seconds before a connection is closed on which something has just been refused."""
 _RENEW_AGAIN: Final = 300.0
 """Seconds after which a renewal without an answer is asked for again."""
 
@@ -199,6 +202,7 @@ class ControlPlaneTalk:
             if self._resyncing and not change.base:
                 refusal = Applied(revision=change.revision, refusal=f"{error} The agent keeps what it has.")
                 await self._say(FromAgent(applied=refusal))
+                await self._linger()
                 raise CallEndedError(13, f"All that it has sent differs from what it says: {error}") from None
             log.warning("what the control plane sent does not fit; it is asked for all of it", reason=str(error))
             self._resyncing = True
@@ -209,6 +213,13 @@ class ControlPlaneTalk:
         await self._policies.desire(state)
         log.info("the control plane desires", revision=state.revision, policies=len(state.policies))
         self._node.moved.tell()
+
+    async def _linger(self) -> None:
+        """Give the control plane time to read what was said last: a connection that is closed with something unread is
+        reset, and that may be lost."""
+        with trio.move_on_after(_LINGER), suppress(CallEndedError):
+            while True:
+                await self._call.receive()
 
     async def _tell_applied(self) -> None:
         """Once all has settled, and again when it changes."""
