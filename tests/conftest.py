@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -36,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     worker: dict[str, Any] | None = getattr(config, "workerinput", None)
     ignored = [int(number) for number in _HANDLED if signal.getsignal(number) is signal.SIG_IGN]
     _deliver(worker["ignored_signals"] if worker else ignored)
+    _MEANT.update({number: signal.getsignal(number) for number in (*_HANDLED, signal.SIGTERM)})
     if not worker:
         durations = Durations()
         config.pluginmanager.register(durations)
@@ -47,14 +47,26 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(parallel.Worker(config) if worker else parallel.Controller(durations))
 
 
-@pytest.fixture(autouse=True)
-def _sigterm_as_before() -> Iterator[None]:
-    """A verb that a test calls in this process ignores SIGTERM at its end (``podlane.console``): programs that later
-    tests start would inherit that, and not end when they are told to."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    if signal.getsignal(signal.SIGTERM) is not before:
-        signal.signal(signal.SIGTERM, before)
+_MEANT: dict[int, Any] = {}
+"""What this process does on signals."""
+
+
+def _heed_signals() -> None:
+    """A verb that a test calls in this process ignores signals at its end (``podlane.console``): programs that are started
+    afterwards would inherit that, and not end when they are told to."""
+    for number, action in _MEANT.items():
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, action)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    _heed_signals()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    _heed_signals()
 
 
 class _TellWorkers:
